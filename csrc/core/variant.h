@@ -1,0 +1,29 @@
+// The kernels compiled for one instruction set, and the choice between them.
+#pragma once
+
+#include "core/calls.h"
+#include "core/workspace.h"
+
+namespace tkg {
+
+struct Variant {
+    const char* isa;
+    int lanes;  // float32 lanes of a vector
+    void (*attention_block)(const Layer&, const Step&, int threads, Workspace&);
+    void (*output_projection)(const Projection&, int threads, Workspace&);
+    // Multiply-adds in registers, `rounds` times a fixed number; returns FLOPs done.
+    double (*fma_rounds)(std::int64_t rounds, float* sink);
+    // Sum of n floats (n a multiple of 64), streaming: reads memory and nothing else.
+    float (*stream_sum)(const float* data, std::int64_t n);
+};
+
+// The variant in use: the best that this CPU runs, or the one forced by set_isa.
+const Variant& variant();
+
+// Names of the compiled variants that this CPU runs, best first, separated by spaces.
+const char* runnable_isas();
+
+// Force a variant by name. Returns whether it is compiled in and this CPU runs it.
+bool set_isa(const char* isa);
+
+}  // namespace tkg

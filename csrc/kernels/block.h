@@ -1,0 +1,266 @@
+// The attention block and the output projection, each in one parallel region: phases separated by
+// barriers, tasks of a phase taken by whichever thread is free.
+#pragma once
+
+#include "core/workspace.h"
+#include "kernels/attention.h"
+#include "kernels/gemm.h"
+#include "kernels/pointwise.h"
+
+namespace tkg {
+namespace {
+
+template <class T>
+inline T* piece(Workspace& workspace, i64 count) {
+    return static_cast<T*>(workspace.take(static_cast<std::size_t>(count) * sizeof(T)));
+}
+
+inline std::size_t bytes_of(i64 count, std::size_t size) {
+    return Workspace::rounded(static_cast<std::size_t>(count) * size);
+}
+
+// Where a call's intermediate values live.
+struct Scratch {
+    float* x;         // [M, hidden] normalised
+    float* partial;   // [chunks, M, columns] of either projection
+    float* q;         // [M, q_heads, d]
+    float* attended;  // [M, q_heads, d]
+    float* rows;      // [threads, longest row of an epilogue]
+    i64 row_floats;
+};
+
+struct BlockPlan {
+    i64 m;
+    GemmPlan qkv, out;
+    AttentionPlan attention;
+};
+
+inline BlockPlan plan_block(const Layer& layer, const Step& step, int threads) {
+    BlockPlan plan;
+    plan.m = step.batch * step.tokens;
+    plan.qkv = plan_gemm(plan.m, layer.qkv.in, layer.qkv.out, threads);
+    plan.out = plan_gemm(plan.m, layer.q_heads * layer.d_head, layer.out.out, threads);
+    plan.attention = plan_attention(layer, step);
+    return plan;
+}
+
+constexpr i64 finish_columns = 512;  // columns of an output row that one task finishes
+
+inline Scratch allocate(const Layer& layer, const Step& step, BlockPlan& plan, int threads,
+                        Workspace& workspace) {
+    AttentionPlan& attention = plan.attention;
+    const i64 m = plan.m, d = layer.d_head, features = layer.q_heads * d;
+    const i64 partial =
+        max_of(plan.qkv.partial_floats(), layer.out.weight ? plan.out.partial_floats() : 0);
+    const i64 row_floats = round_up(max_of(finish_columns, d), 16);
+    const i64 states = attention.units * attention.rows, heads = step.batch * layer.kv_heads;
+    workspace.reset(bytes_of(m * layer.qkv.in, 4) + bytes_of(partial, 4) +
+                    2 * bytes_of(m * features, 4) + bytes_of(threads * row_floats, 4) +
+                    bytes_of(attention.units, sizeof(Unit)) + bytes_of(heads + 1, sizeof(i64)) +
+                    2 * bytes_of(states, 4) + bytes_of(states * d, 4));
+    Scratch scratch;
+    scratch.x = piece<float>(workspace, m * layer.qkv.in);
+    scratch.partial = piece<float>(workspace, partial);
+    scratch.q = piece<float>(workspace, m * features);
+    scratch.attended = piece<float>(workspace, m * features);
+    scratch.rows = piece<float>(workspace, threads * row_floats);
+    scratch.row_floats = row_floats;
+    attention.unit = piece<Unit>(workspace, attention.units);
+    attention.unit_begin = piece<i64>(workspace, heads + 1);
+    attention.m = piece<float>(workspace, states);
+    attention.l = piece<float>(workspace, states);
+    attention.acc = piece<float>(workspace, states * d);
+    return scratch;
+}
+
+inline bool is_padded(const Step& step, i64 m) { return row_start(step, m / step.tokens) < 0; }
+
+// x of row m: float32, normalised, and for STATIC rounded to FP8. A padded row is 0 throughout.
+inline void prepare_input(const Layer& layer, const Step& step, i64 m, float* x) {
+    const i64 n = layer.qkv.in;
+    if (is_padded(step, m)) {
+        __builtin_memset(x, 0, static_cast<std::size_t>(n) * sizeof(float));
+        return;
+    }
+    with_activation_type(step.x_dtype, [&](auto type) {
+        widen(at<const decltype(type)>(step.x) + m * step.x_stride, n, x);
+    });
+    rms_norm(x, n, layer.input_norm);
+    if (layer.qkv.input_scale > 0) round_to_fp8(x, n, layer.qkv.input_scale);
+}
+
+// One head of one row: Q to q, K and V to the new tokens in the cache's dtype.
+inline void finish_head(const Layer& layer, const Step& step, const BlockPlan& plan,
+                        const Scratch& scratch, i64 m, i64 head, float* y) {
+    const i64 d = layer.d_head, kv_head = head - layer.q_heads;
+    const bool is_q = kv_head < 0, is_k = !is_q && kv_head < layer.kv_heads;
+    gemm_finish(plan.qkv, scratch.partial, layer.qkv, m, head * d, d, y);
+    if (is_q || is_k) {
+        const i64 stride = step.batch * step.tokens;
+        rms_norm(y, d, is_q ? layer.pre_q : layer.pre_k);
+        rotate(y, d, layer.rope, at<const float>(step.cos) + m, at<const float>(step.sin) + m,
+               stride);
+        rms_norm(y, d, is_q ? layer.post_q : layer.post_k);
+    }
+    if (is_q) {
+        __builtin_memcpy(scratch.q + (m * layer.q_heads + head) * d, y,
+                         static_cast<std::size_t>(d) * sizeof(float));
+        return;
+    }
+    const bool zeroed = is_padded(step, m);
+    for (i64 j = 0; zeroed && j < d; ++j) y[j] = 0;
+    const i64 row = m * layer.kv_heads + (is_k ? kv_head : kv_head - layer.kv_heads);
+    with_type(step.cache_dtype, [&](auto type) {
+        using T = decltype(type);
+        T* to = at<T>(is_k ? step.k_new : step.v_new) + row * d;
+        narrow(y, d, is_k ? step.k_scale : step.v_scale, to);
+    });
+}
+
+// The attention output of one row and head; for STATIC rounded to FP8.
+inline void finish_attention(const Layer& layer, const Step& step, const BlockPlan& plan,
+                             const Scratch& scratch, i64 m, i64 head) {
+    const i64 d = layer.d_head;
+    float* to = scratch.attended + (m * layer.q_heads + head) * d;
+    if (is_padded(step, m)) {
+        for (i64 j = 0; j < d; ++j) to[j] = 0;
+    } else if (layer.skip_attention) {
+        __builtin_memcpy(to, scratch.q + (m * layer.q_heads + head) * d,
+                         static_cast<std::size_t>(d) * sizeof(float));
+    } else {
+        merge_row(layer, step, plan.attention, m / step.tokens, m % step.tokens, head, to);
+    }
+    if (layer.out.weight && layer.out.input_scale > 0) round_to_fp8(to, d, layer.out.input_scale);
+}
+
+// Put the new K and V of row m into the cache.
+template <class T>
+inline void write_token(const Layer& layer, const Step& step, i64 m, const CacheView& view,
+                        Address fresh) {
+    const i64 slot = at<const i64>(step.slots)[m], d = layer.d_head;
+    if (slot < 0) return;
+    const i64 outer = step.block_len ? slot / step.block_len : m / step.tokens;
+    const i64 inner = step.block_len ? slot % step.block_len : slot;
+    for (i64 kv = 0; kv < layer.kv_heads; ++kv) {
+        const T* from = at<const T>(fresh) + (m * layer.kv_heads + kv) * d;
+        T* to = at<T>(view.data) + outer * view.outer_stride + inner * view.slot_stride +
+                kv * view.head_stride;
+        for (i64 j = 0; j < d; ++j) to[j * view.d_stride] = from[j];
+    }
+}
+
+inline void write_cache(const Layer& layer, const Step& step, i64 m) {
+    if (!step.slots) return;
+    with_type(step.cache_dtype, [&](auto type) {
+        using T = decltype(type);
+        write_token<T>(layer, step, m, step.k, step.k_new);
+        write_token<T>(layer, step, m, step.v, step.v_new);
+    });
+}
+
+// Without an output projection: [B, q_heads, d, S].
+inline void store_attended(const Layer& layer, const Step& step, const Scratch& scratch, i64 m) {
+    with_activation_type(step.x_dtype, [&](auto type) {
+        using T = decltype(type);
+        const i64 features = layer.q_heads * layer.d_head;
+        T* out = at<T>(step.out) + m / step.tokens * features * step.tokens + m % step.tokens;
+        for (i64 j = 0; j < features; ++j)
+            from_float(scratch.attended[m * features + j], out + j * step.tokens);
+    });
+}
+
+// One stretch of columns of one output row.
+inline void finish_output(const GemmPlan& plan, const float* partial, const Linear& linear, i64 m,
+                          i64 part, bool zeroed, DType dtype, bool transposed, i64 lnc, float* y,
+                          Address out) {
+    const i64 n0 = part * finish_columns, n = min_of(finish_columns, plan.n - n0);
+    gemm_finish(plan, partial, linear, m, n0, n, y);
+    for (i64 j = 0; zeroed && j < n; ++j) y[j] = 0;
+    with_activation_type(dtype, [&](auto type) {
+        store_row(y, n0, n, plan.n, m, plan.m, transposed, lnc, at<decltype(type)>(out));
+    });
+}
+
+void attention_block(const Layer& layer, const Step& step, int threads, Workspace& workspace) {
+    BlockPlan plan = plan_block(layer, step, threads);
+    const Scratch scratch = allocate(layer, step, plan, threads, workspace);
+    list_units(plan.attention, layer, step);
+    const i64 m = plan.m, heads = layer.q_heads + 2 * layer.kv_heads;
+    const i64 attention_tasks = layer.skip_attention ? 0 : plan.attention.tasks();
+    const i64 out_parts = ceil_div(plan.out.n, finish_columns);
+
+#pragma omp parallel num_threads(threads)
+    {
+        float* row = scratch.rows + thread_index() * scratch.row_floats;
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < m; ++i) prepare_input(layer, step, i, scratch.x + i * layer.qkv.in);
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < plan.qkv.tasks(); ++i)
+            gemm_task(plan.qkv, i, scratch.x, layer.qkv, scratch.partial);
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < m * heads; ++i)
+            finish_head(layer, step, plan, scratch, i / heads, i % heads, row);
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < attention_tasks; ++i)
+            with_type(step.cache_dtype, [&](auto type) {
+                attention_task<decltype(type)>(layer, step, plan.attention, i, scratch.q);
+            });
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < m * layer.q_heads; ++i)
+            finish_attention(layer, step, plan, scratch, i / layer.q_heads, i % layer.q_heads);
+#pragma omp for schedule(static) nowait
+        for (i64 i = 0; i < m; ++i) write_cache(layer, step, i);
+        if (!layer.out.weight) {
+#pragma omp for schedule(static)
+            for (i64 i = 0; i < m; ++i) store_attended(layer, step, scratch, i);
+        } else {
+#pragma omp for schedule(dynamic)
+            for (i64 i = 0; i < plan.out.tasks(); ++i)
+                gemm_task(plan.out, i, scratch.attended, layer.out, scratch.partial);
+#pragma omp for schedule(static)
+            for (i64 i = 0; i < m * out_parts; ++i)
+                finish_output(plan.out, scratch.partial, layer.out, i / out_parts, i % out_parts,
+                              is_padded(step, i / out_parts), step.x_dtype, layer.transposed_out,
+                              layer.lnc, row, step.out);
+        }
+    }
+}
+
+// Row b*S + s of the attention output as [N * D] float32; for STATIC rounded to FP8.
+inline void gather_attention(const Projection& call, i64 m, float* x) {
+    const i64 b = m / call.tokens, s = m % call.tokens, d = call.d_head;
+    with_activation_type(call.x_dtype, [&](auto type) {
+        const auto* from =
+            at<const decltype(type)>(call.attention) + b * call.strides[1] + s * call.strides[3];
+        for (i64 n = 0; n < call.heads; ++n, from += call.strides[2])
+            for (i64 j = 0; j < d; ++j) x[n * d + j] = to_float(from[j * call.strides[0]]);
+    });
+    if (call.linear.input_scale > 0) round_to_fp8(x, call.linear.in, call.linear.input_scale);
+}
+
+void output_projection(const Projection& call, int threads, Workspace& workspace) {
+    const i64 m = call.batch * call.tokens, k = call.linear.in;
+    const GemmPlan plan = plan_gemm(m, k, call.linear.out, threads);
+    workspace.reset(bytes_of(m * k, 4) + bytes_of(plan.partial_floats(), 4) +
+                    bytes_of(threads * finish_columns, 4));
+    float* x = piece<float>(workspace, m * k);
+    float* partial = piece<float>(workspace, plan.partial_floats());
+    float* rows = piece<float>(workspace, threads * finish_columns);
+    const i64 parts = ceil_div(plan.n, finish_columns);
+
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < m; ++i) gather_attention(call, i, x + i * k);
+#pragma omp for schedule(dynamic)
+        for (i64 i = 0; i < plan.tasks(); ++i) gemm_task(plan, i, x, call.linear, partial);
+#pragma omp for schedule(static)
+        for (i64 i = 0; i < m * parts; ++i)
+            finish_output(plan, partial, call.linear, i / parts, i % parts, false, call.x_dtype,
+                          call.transposed_out, call.lnc, rows + thread_index() * finish_columns,
+                          call.out);
+    }
+}
+
+}  // namespace
+}  // namespace tkg

@@ -1,0 +1,24 @@
+// All kernels for one instruction set. Compiled once for each, with its compiler flags and its
+// TKG_ISA_* macro; everything but the table at the end has internal linkage.
+#include "core/variant.h"
+
+#include "kernels/block.h"
+#include "kernels/ceilings.h"
+
+namespace tkg {
+
+#if defined(TKG_ISA_AVX512)
+extern const Variant variant_avx512;
+const Variant variant_avx512{"avx512",          lanes,      attention_block,
+                             output_projection, fma_rounds, stream_sum};
+#elif defined(TKG_ISA_AVX2)
+extern const Variant variant_avx2;
+const Variant variant_avx2{"avx2",     lanes,     attention_block, output_projection,
+                           fma_rounds, stream_sum};
+#else
+extern const Variant variant_baseline;
+const Variant variant_baseline{"baseline",        lanes,      attention_block,
+                               output_projection, fma_rounds, stream_sum};
+#endif
+
+}  // namespace tkg

@@ -1,0 +1,91 @@
+// Eight float32 lanes: AVX2, FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include "core/dtype.h"
+
+namespace tkg {
+namespace {
+
+struct Vec {
+    __m256 v;
+};
+
+constexpr int lanes = 8;
+constexpr int gemm_rows = 2;  // rows of x a register tile holds: 2 * 4 accumulators of 16 registers
+
+inline Vec zero() { return {_mm256_setzero_ps()}; }
+inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
+inline Vec lane_index() { return {_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+
+inline float sum(Vec a) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+
+inline float largest(Vec a) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+
+inline Vec round_nearest(Vec a) {
+    return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// a * 2^n for a whole number n from -126 to 127
+inline Vec scale_by_power(Vec a, Vec n) {
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+    return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)))};
+}
+// b where x < y, else a
+inline Vec select_less(Vec x, Vec y, Vec a, Vec b) {
+    return {_mm256_blendv_ps(a.v, b.v, _mm256_cmp_ps(x.v, y.v, _CMP_LT_OQ))};
+}
+
+inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+inline void store_n(float* p, Vec a, int n) {
+    float all[lanes];
+    store(all, a);
+    for (int i = 0; i < n; ++i) p[i] = all[i];
+}
+
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline Vec load(const bf16* p) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16))};
+}
+inline Vec load(const f16* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+
+// FP8 to float16 bits, 2^-8 of the true value (biases 7 and 15), denormals included. Where all of
+// `top` is set in the magnitude, `special` is or-ed in to make float16's infinity or NaN.
+inline Vec load_fp8(const void* p, int top, int special) {
+    const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+    const __m128i magnitude = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x7f)), 7);
+    const __m128i sign = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x80)), 8);
+    const __m128i mark = _mm_set1_epi16(static_cast<short>(top));
+    const __m128i is_special = _mm_cmpeq_epi16(_mm_and_si128(magnitude, mark), mark);
+    const __m128i extra = _mm_and_si128(is_special, _mm_set1_epi16(static_cast<short>(special)));
+    const __m128i half = _mm_or_si128(_mm_or_si128(magnitude, sign), extra);
+    return mul({_mm256_cvtph_ps(half)}, set1(256.0f));
+}
+inline Vec load(const e4m3* p) { return load_fp8(p, 0x3c00, 0x7c00); }
+inline Vec load(const e4m3fn* p) { return load_fp8(p, 0x3f80, 0x7e00); }
+
+template <class T>
+inline Vec load_n(const T* p, int n) {
+    T all[lanes] = {};
+    for (int i = 0; i < n; ++i) all[i] = p[i];
+    return load(all);
+}
+
+}  // namespace
+}  // namespace tkg

@@ -1,0 +1,72 @@
+// Four float32 lanes in plain C++ with the compiler's vector extension: SSE2 on x86-64, NEON on
+// Arm. Multiply-adds are rounded twice.
+#pragma once
+
+#include "core/dtype.h"
+#include "simd/convert.h"
+
+namespace tkg {
+namespace {
+
+typedef float Float4 __attribute__((vector_size(16)));
+typedef std::int32_t Int4 __attribute__((vector_size(16)));
+
+struct Vec {
+    Float4 v;
+};
+
+constexpr int lanes = 4;
+constexpr int gemm_rows = 2;  // rows of x a register tile holds: 2 * 4 accumulators of 16 registers
+
+inline Vec zero() { return {Float4{0, 0, 0, 0}}; }
+inline Vec set1(float x) { return {Float4{x, x, x, x}}; }
+inline Vec lane_index() { return {Float4{0, 1, 2, 3}}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+inline Vec add(Vec a, Vec b) { return {a.v + b.v}; }
+inline Vec sub(Vec a, Vec b) { return {a.v - b.v}; }
+inline Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
+// b where x < y, else a
+inline Vec select_less(Vec x, Vec y, Vec a, Vec b) {
+    const Int4 less = x.v < y.v;
+    return {(Float4)(((Int4)b.v & less) | ((Int4)a.v & ~less))};
+}
+inline Vec max(Vec a, Vec b) { return select_less(b, a, b, a); }
+inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+inline float largest(Vec a) {
+    const float x = a.v[0] > a.v[2] ? a.v[0] : a.v[2], y = a.v[1] > a.v[3] ? a.v[1] : a.v[3];
+    return x > y ? x : y;
+}
+// To the nearest whole number, |a| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
+inline Vec round_nearest(Vec a) {
+    const Vec magic = set1(12582912.0f);
+    return sub(add(a, magic), magic);
+}
+// a * 2^n for a whole number n from -126 to 127
+inline Vec scale_by_power(Vec a, Vec n) {
+    const Int4 exponent = __builtin_convertvector(n.v, Int4) + 127;
+    return {a.v * (Float4)(exponent << 23)};
+}
+
+inline void store(float* p, Vec a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
+inline void store_n(float* p, Vec a, int n) {
+    for (int i = 0; i < n; ++i) p[i] = a.v[i];
+}
+
+inline Vec load(const float* p) {
+    Vec a;
+    __builtin_memcpy(&a.v, p, sizeof a.v);
+    return a;
+}
+template <class T>
+inline Vec load(const T* p) {
+    return {Float4{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}};
+}
+template <class T>
+inline Vec load_n(const T* p, int n) {
+    Vec a = zero();
+    for (int i = 0; i < n; ++i) a.v[i] = to_float(p[i]);
+    return a;
+}
+
+}  // namespace
+}  // namespace tkg

@@ -1,0 +1,45 @@
+// The vector layer: `Vec` with `lanes` float32 lanes, and exact loads from every stored type.
+// Nothing outside this folder knows an instruction set. Everything here has internal linkage, so
+// that code compiled for one instruction set is never linked into another variant.
+#pragma once
+
+#if defined(TKG_ISA_AVX512)
+#include "simd/avx512.h"
+#elif defined(TKG_ISA_AVX2)
+#include "simd/avx2.h"
+#else
+#include "simd/baseline.h"
+#endif
+
+namespace tkg {
+namespace {
+
+// exp(x) for x <= 0, within 2 units in the last place; 0 below -87.3 (the smallest normal
+// float32), -inf included. x = n ln 2 + r, exp(x) = 2^n exp(r), exp(r) by its Taylor series to
+// degree 7 on |r| <= ln(2) / 2 (remainder below 2^-27).
+inline Vec exp_nonpositive(Vec x) {
+    const Vec lowest = set1(-87.3365447f);
+    const Vec clamped = select_less(x, lowest, x, lowest);
+    const Vec n = round_nearest(mul(clamped, set1(1.44269504f)));
+    Vec r =
+        fma(n, set1(-0.693145752f), clamped);  // ln 2 in two parts: the first is exact in n * it
+    r = fma(n, set1(-1.42860677e-6f), r);
+    Vec p = set1(1.0f / 5040);
+    p = fma(p, r, set1(1.0f / 720));
+    p = fma(p, r, set1(1.0f / 120));
+    p = fma(p, r, set1(1.0f / 24));
+    p = fma(p, r, set1(1.0f / 6));
+    p = fma(p, r, set1(0.5f));
+    p = fma(p, r, set1(1.0f));
+    p = fma(p, r, set1(1.0f));
+    return select_less(x, lowest, scale_by_power(p, n), zero());
+}
+
+inline float exp_nonpositive(float x) {
+    float lane[lanes];
+    store(lane, exp_nonpositive(set1(x)));
+    return lane[0];
+}
+
+}  // namespace
+}  // namespace tkg

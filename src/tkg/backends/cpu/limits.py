@@ -1,0 +1,54 @@
+"""What the CPU backend cannot run, of what is legal."""
+
+from __future__ import annotations
+
+from tkg.backends.cpu import MAX_D_HEAD, MAX_TOKENS
+from tkg.contract.arrays import Array
+from tkg.contract.block import BlockCall, Linear
+from tkg.contract.cost import Call
+from tkg.contract.errors import Rules
+from tkg.contract.keywords import BLOCK_NAMES
+from tkg.contract.projection import PROJECTION_NAMES
+
+
+def reasons(call: Call) -> list[str]:
+    """Every reason, in the words of the drop-in call; empty if the backend can run it."""
+    if isinstance(call, BlockCall):
+        return _block_reasons(call)
+    name = Rules(call.operation, PROJECTION_NAMES).name
+    return _weight_reasons(name("projection.weight"), call.projection)
+
+
+def _block_reasons(call: BlockCall) -> list[str]:
+    name, block = Rules(call.operation, BLOCK_NAMES).name, call.block
+    found = _weight_reasons(name("qkv.weight"), block.qkv)
+    if block.out is not None:
+        found += _weight_reasons(name("out.weight"), block.out)
+    if block.heads.d_head > MAX_D_HEAD:
+        found.append(f"d_head is at most {MAX_D_HEAD}; this is {block.heads.d_head}")
+    if call.tokens > MAX_TOKENS:
+        found.append(f"S_tkg is at most {MAX_TOKENS}; this is {call.tokens}")
+    inner = "S_max_ctx" if call.cache.transposed else "d_head"
+    for field, array, axis in (
+        ("cache.k", call.cache.k, inner),
+        ("cache.v", call.cache.v, "d_head"),
+    ):
+        if not _innermost_contiguous(array):
+            found.append(f"{name(field)}'s innermost axis ({axis}) must be contiguous in memory")
+    return found
+
+
+def _weight_reasons(name: str, linear: Linear) -> list[str]:
+    if _innermost_contiguous(linear.weight):
+        return []
+    return [
+        f"{name}'s rows must be contiguous in memory (a transposed view is not; copy it once "
+        "with numpy.ascontiguousarray or .contiguous())"
+    ]
+
+
+def _innermost_contiguous(array: Array) -> bool:
+    if array.kind == "spec" or array.shape[-1] == 1:
+        return True
+    view = array.numpy()
+    return view.strides[-1] == view.itemsize

@@ -1,0 +1,60 @@
+"""Projections and their quantisation, as in SPEC sections 3 and 5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tkg.contract import dtypes
+from tkg.contract.block import Linear
+from tkg.contract.projection import ProjectionCall
+from tkg.contract.quantization import QuantizationType
+
+Precision = Any
+"""A NumPy float type: the arithmetic's."""
+
+
+def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Round to an element type; overflow gives infinity, as in hardware."""
+    with np.errstate(over="ignore"):
+        return values.astype(dtypes.NUMPY[dtype])
+
+
+def fp8(values: np.ndarray, dtype: str = dtypes.FLOAT8_E4M3) -> np.ndarray:
+    """`fp8(clip(x, +-240))`."""
+    return rounded(np.clip(values, -dtypes.FP8_MAX, dtypes.FP8_MAX), dtype)
+
+
+def project(x: np.ndarray, linear: Linear, sections: tuple[int, ...]) -> np.ndarray:
+    """`y = x @ W + bias` for `x` `[..., in]`, in x's precision, quantised as `linear` says.
+
+    Rows of W beyond x's features are padding.
+    """
+    precision = x.dtype.type
+    if linear.quantization is QuantizationType.STATIC:
+        x = fp8(x / precision(linear.input_scale_value())).astype(precision)
+    y = x @ linear.weight.numpy()[: x.shape[-1]].astype(precision)
+    scale = linear.column_scale(sections, precision)
+    if scale is not None:
+        y = y * scale
+    if linear.bias is not None:
+        y = y + linear.bias.numpy()[0].astype(precision)
+    return y
+
+
+def output_layout(y: np.ndarray, transposed: bool, lnc: int) -> np.ndarray:
+    """`[rows, H]` as it is, or as `[128, lnc, H // lnc // 128, rows]`."""
+    if not transposed:
+        return y
+    rows, hidden = y.shape
+    return y.reshape(rows, lnc, 128, hidden // lnc // 128).transpose(2, 1, 3, 0).copy()
+
+
+def output_projection_values(call: ProjectionCall, precision: Precision) -> np.ndarray:
+    """`out[b*S + s, h] = sum_{n,d} attention[d, b, n, s] * weight[n*D + d, h] + bias[h]`."""
+    attention = call.attention.numpy().astype(precision)
+    d_head, batch, heads, tokens = attention.shape
+    rows = attention.transpose(1, 3, 2, 0).reshape(batch * tokens, heads * d_head)
+    y = project(rows, call.projection, (call.projection.weight.shape[1],))
+    return output_layout(y, call.transposed_out, call.lnc)

@@ -1,0 +1,128 @@
+"""The written table of backends, and the questions one may ask of each.
+
+A backend is a module with:
+    unavailable() -> str | None                     why it cannot run here, or None
+    unsupported(call) -> list[str]                  why it cannot run this legal call
+    prepare(part) -> Any                            its own form of a Block or Linear, made once
+    attention_block(call) -> BlockOutput            run a BlockCall
+    output_projection(call) -> array                run a ProjectionCall
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from tkg.contract.cost import Call
+from tkg.contract.errors import Unsupported
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One row of the table.
+
+    Attributes:
+        name: what a user passes as `backend=`.
+        module: the module that runs calls; `None` if this version has none.
+        device: where its arrays live, as in torch's device types.
+        needs: what must be there for it to run.
+    """
+
+    name: str
+    module: str | None
+    device: str
+    needs: str
+
+
+BACKENDS = (
+    Backend("reference", "tkg.backends.reference", "cpu", "NumPy"),
+    Backend("cpu", "tkg.backends.cpu", "cpu", "the compiled C++ core"),
+    Backend("cuda", None, "cuda", "an NVIDIA GPU, torch and Triton"),
+    Backend("neuron", None, "neuron", "a NeuronCore, or its simulator nkisim"),
+)
+
+DEFAULTS = {"cpu": "cpu", "cuda": "cuda", "none": "cpu"}
+"""Device of a call's arrays to the backend that runs it when none is named."""
+
+
+def names() -> list[str]:
+    """The names of all backends."""
+    return [backend.name for backend in BACKENDS]
+
+
+def find(name: str) -> Backend:
+    """The backend called `name`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    raise ValueError(f"backend must be None or one of {names()}; got {name!r}")
+
+
+def load(backend: Backend) -> ModuleType:
+    """The backend's module."""
+    assert backend.module is not None
+    return importlib.import_module(backend.module)
+
+
+def unavailable(backend: Backend) -> str | None:
+    """Why a backend cannot run anything on this machine, or `None` if it can."""
+    if backend.module is None:
+        return f"not part of this version of tkg (it will need {backend.needs})"
+    return load(backend).unavailable()
+
+
+def unsupported(backend: Backend, call: Call) -> list[str]:
+    """Every reason why a backend cannot run a legal call; empty if it can."""
+    reason = unavailable(backend)
+    if reason is not None:
+        return [reason]
+    if call.device != "none" and call.device.split(":")[0] != backend.device:
+        return [f"it works on arrays on {backend.device}; these are on {call.device}"]
+    return list(load(backend).unsupported(call))
+
+
+def choose_for(name: str | None, device: str) -> Backend:
+    """The backend named, or the one for arrays on `device`; it must be able to run here.
+
+    Raises:
+        ValueError: no backend has that name.
+        Unsupported: it cannot run on this machine, or no backend works on such a device.
+    """
+    if name is None:
+        place = device.split(":")[0]
+        if place not in DEFAULTS:
+            reasons = {backend: [f"works on no arrays on {device}"] for backend in names()}
+            raise Unsupported("choosing a backend", reasons)
+        name = DEFAULTS[place]
+    backend = find(name)
+    reason = unavailable(backend)
+    if reason is not None:
+        able = [other.name for other in BACKENDS if unavailable(other) is None]
+        raise Unsupported("choosing a backend", {name: [reason]}, able)
+    return backend
+
+
+def choose(name: str | None, call: Call) -> Backend:
+    """The backend to run `call` on: the named one, or the one where the arrays are.
+
+    Raises:
+        ValueError: no backend has that name.
+        Unsupported: that backend cannot run the call. There is no fallback to another.
+    """
+    backend = choose_for(name, call.device)
+    reasons = unsupported(backend, call)
+    if reasons:
+        others = [other for other in BACKENDS if other is not backend]
+        able = [other.name for other in others if not unsupported(other, call)]
+        raise Unsupported(call.operation, {backend.name: reasons}, able)
+    return backend
+
+
+def status() -> list[tuple[str, str | None]]:
+    """Each backend's name, and why it is unavailable here (`None`: it is available)."""
+    return [(backend.name, unavailable(backend)) for backend in BACKENDS]

@@ -1,0 +1,1 @@
+"""What a legal call is. Everything else imports this package; it imports nothing of ours."""

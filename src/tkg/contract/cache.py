@@ -1,0 +1,221 @@
+"""The KV cache of a call: four layouts, one canonical view."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from tkg.contract import dtypes
+from tkg.contract.arrays import AnyArray, Array, as_array
+from tkg.contract.errors import Rules
+from tkg.contract.quantization import KVScale
+
+
+class Geometry(NamedTuple):
+    """What a cache's shapes mean.
+
+    Attributes:
+        outer: rows of the batch (flat) or physical blocks (block cache).
+        length: slots in each of them.
+        kv_heads, d_head: heads, and elements a head.
+    """
+
+    outer: int
+    length: int
+    kv_heads: int
+    d_head: int
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """K and V of the tokens so far; a call updates the arrays in place.
+
+    - flat: `[B, S_max_ctx, d_head]`, or `[B, kv_heads, S_max_ctx, d_head]`; with `transposed`, K
+      is `[B, d_head, S_max_ctx]` or `[B, kv_heads, d_head, S_max_ctx]`.
+    - block (`block_table` given): `[num_blocks, block_len, d_head]`, or
+      `[num_blocks, block_len, kv_heads, d_head]`.
+
+    Attributes:
+        k, v: NumPy arrays or torch tensors, both of one dtype: float32, float16, bfloat16,
+            float8_e4m3 or float8_e4m3fn.
+        transposed: K's two innermost axes are swapped.
+        block_table: `[B, n]` int32 or uint32, logical block to physical block.
+        scale: the quantisation scale; given for FP8 caches and only for them.
+    """
+
+    k: AnyArray
+    v: AnyArray
+    transposed: bool = False
+    block_table: AnyArray = None
+    scale: KVScale | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("k", "v", "block_table"):
+            object.__setattr__(self, field, as_array(getattr(self, field)))
+
+    @classmethod
+    def flat(
+        cls,
+        *,
+        batch: int,
+        capacity: int,
+        kv_heads: int,
+        d_head: int,
+        dtype: str = dtypes.BFLOAT16,
+        transposed: bool = False,
+        scale: KVScale | None = None,
+    ) -> KVCache:
+        """A zeroed NumPy cache with `capacity` slots for each of `batch` rows."""
+        v = np.zeros((batch, kv_heads, capacity, d_head), dtypes.NUMPY[dtype])
+        k = np.zeros((batch, kv_heads, d_head, capacity), v.dtype) if transposed else v.copy()
+        return cls(as_given(k), as_given(v), transposed=transposed, scale=scale)
+
+    @classmethod
+    def block(
+        cls,
+        *,
+        num_blocks: int,
+        block_len: int,
+        kv_heads: int,
+        d_head: int,
+        block_table: np.ndarray,
+        dtype: str = dtypes.BFLOAT16,
+        scale: KVScale | None = None,
+    ) -> KVCache:
+        """A zeroed NumPy cache of `num_blocks` blocks, addressed through `block_table`.
+
+        The table is kept, not copied: writing into it changes what the next call reads.
+        """
+        v = np.zeros((num_blocks, block_len, kv_heads, d_head), dtypes.NUMPY[dtype])
+        table = as_given(block_table)
+        return cls(as_given(v.copy()), as_given(v), block_table=table, scale=scale)
+
+    @property
+    def layout(self) -> str:
+        """`"flat"`, `"flat, K transposed"` or `"block"`."""
+        if self.block_table is not None:
+            return "block"
+        return "flat, K transposed" if self.transposed else "flat"
+
+    @functools.cached_property
+    def is_sound(self) -> bool:
+        """Whether the cache by itself breaks no rule."""
+        rules = Rules("KVCache")
+        check_cache(rules, self)
+        return rules.unbroken
+
+    @functools.cached_property
+    def geometry(self) -> Geometry:
+        """What the shapes mean. Only for a cache whose shapes are right."""
+        shape = self.v.shape
+        if self.block_table is not None:
+            outer, length = shape[:2]
+            return Geometry(outer, length, shape[2] if len(shape) == 4 else 1, shape[-1])
+        kv_heads = shape[1] if len(shape) == 4 else 1
+        return Geometry(shape[0], shape[-2], kv_heads, shape[-1])
+
+    @functools.cached_property
+    def k_slots(self) -> np.ndarray:
+        """K as a view `[outer, length, kv_heads, d_head]` of the user's memory."""
+        return self._slots(self.k.numpy(), self.transposed)
+
+    @functools.cached_property
+    def v_slots(self) -> np.ndarray:
+        """V as a view `[outer, length, kv_heads, d_head]` of the user's memory."""
+        return self._slots(self.v.numpy(), False)
+
+    def _slots(self, array: np.ndarray, transposed: bool) -> np.ndarray:
+        if self.block_table is not None:
+            return array if array.ndim == 4 else array[:, :, None, :]
+        if array.ndim == 3:
+            array = array[:, None]
+        return array.transpose(0, 3, 1, 2) if transposed else array.transpose(0, 2, 1, 3)
+
+
+def as_given(array: np.ndarray) -> Array:
+    """`as_array` for a value that is certainly there."""
+    handle = as_array(array)
+    assert handle is not None
+    return handle
+
+
+def check_cache(rules: Rules, cache: KVCache) -> Geometry | None:
+    """Check a cache by itself. Returns its geometry if the shapes make sense."""
+    k, v = cache.k, cache.v
+    dtype_ok = rules.check(
+        v.dtype in dtypes.FLOATS + dtypes.FP8,
+        "cache.v",
+        f"must have dtype {', '.join(dtypes.FLOATS + dtypes.FP8)}",
+        v.dtype,
+        about_type=True,
+    )
+    dtype_ok &= rules.check(
+        k.dtype == v.dtype,
+        "cache.k",
+        f"must have the dtype of {rules.name('cache.v')} ({v.dtype})",
+        k.dtype,
+        about_type=True,
+    )
+    if dtype_ok:
+        _check_scale(rules, cache)
+    rules.check(
+        not (cache.transposed and cache.block_table is not None),
+        "cache.transposed",
+        f"must be False for a block cache ({rules.name('cache.block_table')} is given)",
+        True,
+    )
+    rules.check(
+        k.source is not v.source,
+        "cache.v",
+        f"must not be the same array as {rules.name('cache.k')}",
+        "one array for both",
+    )
+    if not rules.check(
+        v.ndim in (3, 4) and min(v.shape) > 0,
+        "cache.v",
+        f"must be {_expected(cache)}, all sizes at least 1",
+        f"shape {v.shape}",
+    ):
+        return None
+    k_shape = v.shape
+    if cache.transposed and cache.block_table is None:
+        k_shape = (*v.shape[:-2], v.shape[-1], v.shape[-2])
+    if not rules.check(
+        k.shape == k_shape,
+        "cache.k",
+        f"must have shape {k_shape} to go with {rules.name('cache.v')} of shape {v.shape} "
+        f"({cache.layout} cache)",
+        f"shape {k.shape}",
+    ):
+        return None
+    geometry = cache.geometry
+    rules.check(geometry.d_head % 2 == 0, "cache.v", "must have an even d_head", geometry.d_head)
+    return geometry
+
+
+def _check_scale(rules: Rules, cache: KVCache) -> None:
+    names = f"{rules.name('cache.scale.k')} and {rules.name('cache.scale.v')}"
+    if cache.v.dtype in dtypes.FP8:
+        rules.check(
+            cache.scale is not None,
+            "cache.scale",
+            f"({names}) must be given for an FP8 cache",
+            "None",
+            "They are multipliers applied before the cast to FP8 (see docs/fp8.md)",
+        )
+    else:
+        rules.check(
+            cache.scale is None,
+            "cache.scale",
+            f"({names}) goes with an FP8 cache only",
+            f"a scale and a {cache.v.dtype} cache",
+        )
+
+
+def _expected(cache: KVCache) -> str:
+    if cache.block_table is not None:
+        return "[num_blocks, block_len, d_head] or [num_blocks, block_len, kv_heads, d_head]"
+    return "[B, S_max_ctx, d_head] or [B, kv_heads, S_max_ctx, d_head]"

@@ -1,0 +1,220 @@
+"""The object API: describe a layer once, call it at every step.
+
+`AttentionBlock` and `Projection` check and prepare their weights when they are made; a call
+checks only what changes from step to step. They build the same call objects as the drop-in
+functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tkg import api
+from tkg.backends import registry
+from tkg.contract.arrays import AnyArray, Array, as_array, index_values
+from tkg.contract.block import Block, BlockCall, Heads, Linear, QKNorm, RMSNorm
+from tkg.contract.block_rules import check_block
+from tkg.contract.cache import KVCache
+from tkg.contract.call_rules import checked
+from tkg.contract.errors import Rules
+from tkg.contract.linear_rules import check_linear
+from tkg.contract.projection import ProjectionCall, checked_projection
+
+
+class AttentionBlock:
+    """An attention layer for token generation.
+
+    Args:
+        heads: numbers of query and KV heads, and `d_head`.
+        qkv: projection to all Q heads, then all K heads, then all V heads.
+        out: output projection, or `None` for the attention output.
+        input_norm: RMSNorm of the hidden states, or `None`.
+        pre_rope_norm, post_rope_norm: RMSNorm of each Q and K head around RoPE, or `None`.
+        rope: `"half"` (NeoX, Hugging Face), `"interleaved"` (GPT-J, GGUF's llama files) or `None`.
+        sink: `[q_heads, 1]` attention sink logits, or `None`.
+        softmax_scale: default `1 / sqrt(d_head)`.
+        sliding_window: a token at position p attends to positions > p - window.
+        hidden_dim_actual: true hidden size where the hidden states are padded.
+        backend: as in `attention_block_tkg`.
+
+    Raises:
+        ValueError, TypeError: the layer is illegal; all broken rules.
+        Unsupported: the named backend cannot run here.
+    """
+
+    def __init__(
+        self,
+        *,
+        heads: Heads,
+        qkv: Linear,
+        out: Linear | None = None,
+        input_norm: RMSNorm | None = None,
+        pre_rope_norm: QKNorm | None = None,
+        rope: str | None = None,
+        post_rope_norm: QKNorm | None = None,
+        sink: AnyArray = None,
+        softmax_scale: float | None = None,
+        sliding_window: int | None = None,
+        hidden_dim_actual: int | None = None,
+        backend: str | None = None,
+    ) -> None:
+        block = Block(
+            heads=heads,
+            qkv=qkv,
+            out=out,
+            softmax_scale=heads.d_head**-0.5 if softmax_scale is None else softmax_scale,
+            input_norm=input_norm,
+            pre_rope_norm=pre_rope_norm,
+            rope=rope,
+            post_rope_norm=post_rope_norm,
+            sink=sink,
+            sliding_window=sliding_window,
+            hidden_dim_actual=hidden_dim_actual,
+        )
+        rules = Rules("AttentionBlock")
+        check_block(rules, block)
+        rules.raise_broken()
+        self.backend = _backend_name(backend, qkv.weight)
+        self.block = replace(block, prepared=_prepared(self.backend, block))
+
+    def __call__(
+        self,
+        x: AnyArray,
+        cache: KVCache,
+        pos_ids: AnyArray,
+        *,
+        rope: tuple[AnyArray, AnyArray] | None = None,
+        slots: AnyArray = None,
+    ) -> Any:
+        """Run one step: attend, and write the new tokens into the cache.
+
+        Args:
+            x: `[B, S_tkg, H]` hidden states.
+            cache: updated in place. The scale of an FP8 cache is folded in here: the output is
+                that of the unscaled values.
+            pos_ids: `[B, S_tkg]` integers, consecutive; `pos_ids[b, 0]` tokens of row b are in
+                the cache. -1: a padded row.
+            rope: `(cos, sin)` of these positions, as `rope_tables` makes them.
+            slots: `[B, S_tkg]` where the tokens go; default: token at position p goes to slot p
+                (block cache: through the block table).
+
+        Returns:
+            `[B, S_tkg, H_out]`, or without an output projection `[B, q_heads, d_head, S_tkg]`.
+
+        Raises:
+            ValueError, TypeError, Unsupported: as `attention_block_tkg`.
+        """
+        cos, sin = (None, None) if rope is None else rope
+        block = self.block
+        if cache.scale is not None:
+            block = replace(
+                block,
+                softmax_scale=block.softmax_scale / cache.scale.k,
+                attention_scale=1.0 / cache.scale.v,
+            )
+        positions = as_array(pos_ids)
+        call = BlockCall(
+            block=block,
+            x=x,
+            cache=cache,
+            cos=cos,
+            sin=sin,
+            pos_ids=positions,
+            slot_ids=_own_slots(cache, positions) if slots is None else slots,
+        )
+        call = checked(Rules("AttentionBlock"), call)
+        out = api.run_block(call, self.backend)[0]
+        return out if block.out is None else out.reshape(call.batch, call.tokens, -1)
+
+
+def _own_slots(cache: KVCache, positions: Array | None) -> Any:
+    """The slot of each position: itself, or through the block table; -1 stays -1.
+
+    Shapes and values that make no sense are left to the call's checks.
+    """
+    table = cache.block_table
+    if positions is None or table is None or positions.ndim != 2 or table.ndim != 2:
+        return positions
+    length, position = cache.geometry.length, index_values(positions)
+    column = np.clip(position // length, 0, table.shape[1] - 1)
+    entries = np.take_along_axis(index_values(table), column, axis=1)
+    slots = np.where(position < 0, -1, entries * length + position % length)
+    return positions.like(slots)
+
+
+class Projection:
+    """A projection `y = x @ weight + bias`, run by `output_projection_tkg`'s kernel.
+
+    Args:
+        linear: the weight `[in, out]`, its bias and scales.
+        backend: as in `attention_block_tkg`.
+
+    Raises:
+        ValueError, TypeError: the projection is illegal; all broken rules.
+        Unsupported: the named backend cannot run here.
+    """
+
+    def __init__(self, linear: Linear, backend: str | None = None) -> None:
+        rules = Rules("Projection")
+        check_linear(rules, "linear", linear, rows=None, sections=1)
+        rules.raise_broken()
+        self.backend = _backend_name(backend, linear.weight)
+        self.linear = replace(linear, prepared=_prepared(self.backend, linear))
+
+    def __call__(self, x: AnyArray) -> Any:
+        """Project `x` `[..., in]`; returns `[..., out]` in x's dtype.
+
+        Raises:
+            ValueError, TypeError, Unsupported: as `output_projection_tkg`.
+        """
+        # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
+        attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]
+        call = ProjectionCall(attention, self.linear)
+        call = checked_projection(Rules("Projection"), call)
+        return api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
+
+
+def _backend_name(name: str | None, weight: Array) -> str:
+    """The backend a layer is prepared for: the named one, or the one where its weights are."""
+    return registry.choose_for(name, weight.device).name
+
+
+def _prepared(backend: str, part: Block | Linear) -> Any:
+    return registry.load(registry.find(backend)).prepare(part)
+
+
+def rope_tables(
+    positions: AnyArray, d_head: int, base: float = 10000.0, inv_freq: AnyArray = None
+) -> tuple[Any, Any]:
+    """cos and sin of RoPE's angles, `angle[i, b, s] = positions[b, s] * inv_freq[i]`.
+
+    Args:
+        positions: `[B, S]` integers; -1 (a padded row) gives the angle 0.
+        d_head: even.
+        base: `inv_freq[i] = base ** (-2i / d_head)` (RoFormer, arXiv 2104.09864).
+        inv_freq: `[d_head // 2]` instead of `base`, for scaled RoPE.
+
+    Returns:
+        `(cos, sin)`, float32 `[d_head // 2, B, S]`, of positions' kind of array.
+    """
+    handle = as_array(positions)
+    if handle is None or handle.ndim != 2:
+        raise ValueError(f"rope_tables: positions must be [B, S]; got {handle}")
+    if d_head < 2 or d_head % 2:
+        raise ValueError(f"rope_tables: d_head must be even and at least 2; got {d_head}")
+    if inv_freq is None:
+        frequencies = base ** (-np.arange(0, d_head, 2, dtype=np.float64) / d_head)
+    else:
+        given = as_array(inv_freq)
+        assert given is not None
+        frequencies = given.numpy().astype(np.float64)
+        if frequencies.shape != (d_head // 2,):
+            raise ValueError(
+                f"rope_tables: inv_freq must have shape ({d_head // 2},); got {frequencies.shape}"
+            )
+    angles = frequencies[:, None, None] * np.maximum(index_values(handle), 0)
+    cos, sin = np.cos(angles), np.sin(angles)
+    return handle.like(cos.astype(np.float32)), handle.like(sin.astype(np.float32))
