@@ -1,0 +1,63 @@
+# The few commands a person needs. Each sets up what it needs in .venv; remove that folder to start
+# afresh. CI runs the same ones (.ci/run).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CORE   := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+CPP    := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test lint format sanitize smoke clean
+
+demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer through the block
+	$(BIN)/tkg generate "The capital of France is"
+
+test: $(VENV)/test.stamp  ## the whole test suite
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/lint.stamp  ## style and types; changes nothing
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	$(BIN)/pyright
+
+format: $(VENV)/lint.stamp  ## rewrite the sources in the project's style
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/clang-format -i $(CPP)
+
+sanitize: $(VENV)/run.stamp  ## the C++ core's own tests under AddressSanitizer and UBSan
+	$(BIN)/pip install --quiet cmake ninja
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DTKG_PYTHON=OFF -DTKG_TESTS=ON -DTKG_SANITIZE=ON
+	$(BIN)/cmake --build build/sanitize
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+smoke: $(VENV)/run.stamp  ## the wheel, installed into an empty environment
+	rm -rf build/smoke && $(PYTHON) -m venv build/smoke/venv
+	build/smoke/venv/bin/pip install --quiet --upgrade pip
+	build/smoke/venv/bin/pip wheel --quiet --no-deps --wheel-dir build/smoke .
+	build/smoke/venv/bin/pip install --quiet build/smoke/tkg-*.whl
+	cd build/smoke && venv/bin/python $(CURDIR)/examples/smallest_call.py
+	build/smoke/venv/bin/pip install --quiet "$$(ls build/smoke/tkg-*.whl)[run]"
+	cd build/smoke && venv/bin/tkg info && venv/bin/tkg verify --backend cpu --tag smoke
+
+clean:
+	rm -rf $(VENV) build
+
+$(VENV)/pip.stamp:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/run.stamp: $(VENV)/pip.stamp $(CORE)
+	$(BIN)/pip install --quiet --editable '.[run]'
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/pip.stamp $(CORE)
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/run.stamp
+
+$(VENV)/lint.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install --quiet --editable '.[lint]'
+	touch $@

@@ -1,0 +1,156 @@
+// The vector layer of one instruction set: every stored value widened exactly, in full and partial
+// loads; narrowing to nearest even; exp. Compiled once for each instruction set.
+#include "simd/simd.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "check.h"
+#include "core/variant.h"
+#include "simd/convert.h"
+
+using namespace tkg;
+
+namespace {
+
+// The value of a small float, from its definition: sign, exponent, mantissa.
+double value_of(unsigned bits, int exponent_bits, int mantissa_bits, bool has_infinity) {
+    const unsigned mantissa = bits & ((1u << mantissa_bits) - 1);
+    const unsigned exponent = bits >> mantissa_bits & ((1u << exponent_bits) - 1);
+    const int bias = (1 << (exponent_bits - 1)) - 1;
+    const double sign = bits >> (exponent_bits + mantissa_bits) & 1 ? -1 : 1;
+    const bool top = exponent == (1u << exponent_bits) - 1;
+    if (top && has_infinity) return mantissa ? NAN : sign * INFINITY;
+    if (top && mantissa == (1u << mantissa_bits) - 1) return NAN;  // OCP: the only NaN
+    if (exponent == 0) return sign * std::ldexp(mantissa, 1 - bias - mantissa_bits);
+    const double whole = mantissa + (1u << mantissa_bits);
+    return sign * std::ldexp(whole, static_cast<int>(exponent) - bias - mantissa_bits);
+}
+
+bool same(float x, double expected) {
+    return std::isnan(expected)
+               ? std::isnan(x)
+               : static_cast<double>(x) == expected && std::signbit(x) == std::signbit(expected);
+}
+
+template <class T>
+void check_widening(const char* name, int exponent_bits, int mantissa_bits, bool has_infinity) {
+    const unsigned count = 1u << (1 + exponent_bits + mantissa_bits);
+    for (unsigned first = 0; first < count; first += static_cast<unsigned>(lanes)) {
+        // Exactly as many elements as are loaded: reading more is an error that ASan reports.
+        for (int n = 1; n <= lanes; ++n) {
+            std::vector<T> stored(static_cast<std::size_t>(n));
+            for (int i = 0; i < n; ++i)
+                stored[static_cast<std::size_t>(i)].bits =
+                    static_cast<decltype(T::bits)>(first + static_cast<unsigned>(i));
+            float lane[lanes];
+            store(lane, n == lanes ? load(stored.data()) : load_n(stored.data(), n));
+            for (int i = 0; i < lanes; ++i) {
+                const unsigned bits = first + static_cast<unsigned>(i);
+                const double expected =
+                    i < n ? value_of(bits, exponent_bits, mantissa_bits, has_infinity) : 0.0;
+                CHECK(same(lane[i], expected), "%s bits %#x: %g, not %g", name, bits,
+                      static_cast<double>(lane[i]), expected);
+                if (i < n)
+                    CHECK(same(to_float(stored[static_cast<std::size_t>(i)]), expected),
+                          "%s scalar, bits %#x", name, bits);
+            }
+        }
+    }
+}
+
+// Between every two neighbours: just below, at and just above the middle.
+template <class T>
+void check_narrowing(const char* name, int exponent_bits, int mantissa_bits, unsigned last,
+                     bool clipped) {
+    for (unsigned bits = 0; bits < last; ++bits) {
+        const double low = value_of(bits, exponent_bits, mantissa_bits, true);
+        const double high = value_of(bits + 1, exponent_bits, mantissa_bits, true);
+        const float middle = static_cast<float>((low + high) / 2);
+        const unsigned even = bits % 2 ? bits + 1 : bits;
+        const struct {
+            float x;
+            unsigned expected;
+        } points[] = {
+            {static_cast<float>(low), bits},
+            {std::nextafterf(middle, 0.0f), bits},
+            {middle, even},
+            {std::nextafterf(middle, INFINITY), bits + 1},
+        };
+        for (const auto& point : points) {
+            T up, down;
+            from_float(point.x, &up);
+            from_float(-point.x, &down);
+            CHECK(up.bits == point.expected, "%s(%.9g) = %#x, not %#x", name,
+                  static_cast<double>(point.x), up.bits, point.expected);
+            CHECK(down.bits == (point.expected | 1u << (exponent_bits + mantissa_bits)), "%s(%.9g)",
+                  name, static_cast<double>(-point.x));
+        }
+    }
+    T top, nan;
+    from_float(INFINITY, &top);
+    from_float(NAN, &nan);
+    const double largest = value_of(last, exponent_bits, mantissa_bits, true);
+    CHECK(clipped ? same(to_float(top), largest) : std::isinf(to_float(top)), "%s(inf)", name);
+    CHECK(std::isnan(to_float(nan)), "%s(nan)", name);
+}
+
+void check_exp() {
+    double worst = 0;
+    for (int i = 0; i <= 1000000; ++i) {
+        const float x = -87.3f * static_cast<float>(i) / 1000000.0f;
+        const double exact = std::exp(static_cast<double>(x));
+        const double ulp = std::ldexp(1.0, std::ilogb(exact) - 23);
+        worst = std::fmax(worst, std::fabs(exp_nonpositive(x) - exact) / ulp);
+    }
+    CHECK(worst <= 2.0, "exp is off by %g units in the last place", worst);
+    CHECK(exp_nonpositive(0.0f) == 1.0f, "exp(0)");
+    CHECK(exp_nonpositive(-INFINITY) == 0.0f, "exp(-inf)");
+    CHECK(exp_nonpositive(-100.0f) == 0.0f, "exp(-100)");
+    CHECK(std::isnan(exp_nonpositive(NAN)), "exp(nan)");
+}
+
+void check_reductions() {
+    float x[lanes], expected = 0;
+    for (int i = 0; i < lanes; ++i) expected += x[i] = static_cast<float>(i * i - 20);
+    CHECK(sum(load(x)) == expected, "sum");
+    CHECK(largest(load(x)) == x[lanes - 1], "largest");
+    for (int n = 0; n <= lanes; ++n) {
+        std::vector<float> out(static_cast<std::size_t>(n), -1.0f);
+        store_n(out.data(), load(x), n);
+        for (int i = 0; i < n; ++i)
+            CHECK(out[static_cast<std::size_t>(i)] == x[i], "store_n %d", n);
+    }
+}
+
+const char* isa() {
+#if defined(TKG_ISA_AVX512)
+    return "avx512";
+#elif defined(TKG_ISA_AVX2)
+    return "avx2";
+#else
+    return "baseline";
+#endif
+}
+
+}  // namespace
+
+int main() {
+    if (!std::strstr(runnable_isas(), isa())) {
+        std::printf("this CPU does not run %s\n", isa());
+        return 77;
+    }
+    check_widening<f16>("float16", 5, 10, true);
+    check_widening<bf16>("bfloat16", 8, 7, true);
+    check_widening<e4m3>("float8_e4m3", 4, 3, true);
+    check_widening<e4m3fn>("float8_e4m3fn", 4, 3, false);
+    check_narrowing<f16>("float16", 5, 10, 0x7bff, false);
+    check_narrowing<bf16>("bfloat16", 8, 7, 0x7f7f, false);
+    check_narrowing<e4m3>("float8_e4m3", 4, 3, 0x77, true);
+    check_narrowing<e4m3fn>("float8_e4m3fn", 4, 3, 0x77, true);
+    check_exp();
+    check_reductions();
+    std::printf("%s: %d failures\n", isa(), failures);
+    return failures != 0;
+}
