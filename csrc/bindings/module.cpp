@@ -10,6 +10,7 @@
 
 #include "core/calls.h"
 #include "core/machine.h"
+#include "core/team.h"
 #include "core/variant.h"
 #include "core/workspace.h"
 
@@ -25,12 +26,12 @@ Workspace& workspace() {
 
 void attention_block(const Layer& layer, const Step& step) {
     const nb::gil_scoped_release release;
-    variant().attention_block(layer, step, num_threads(), workspace());
+    variant().attention_block(layer, step, team(), workspace());
 }
 
 void output_projection(const Projection& call) {
     const nb::gil_scoped_release release;
-    variant().output_projection(call, num_threads(), workspace());
+    variant().output_projection(call, team(), workspace());
 }
 
 void set_isa_or_throw(const std::string& name) {
@@ -160,7 +161,6 @@ NB_MODULE(_core, m) {
     m.def("set_isa", &set_isa_or_throw, nb::arg("name"));
     m.def("get_num_threads", &num_threads);
     m.def("set_num_threads", &set_threads_or_throw, nb::arg("n"));
-    m.def("has_openmp", &has_openmp);
     m.def("measure_read_bandwidth", &measure_read_bandwidth, nb::arg("bytes"), nb::arg("repeats"),
           nb::call_guard<nb::gil_scoped_release>());
     m.def("measure_fma_rate", &measure_fma_rate, nb::arg("repeats"),

@@ -3,23 +3,17 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <thread>
 
+#include "core/team.h"
 #include "core/variant.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace tkg {
 
 namespace {
 
 std::atomic<int>& thread_setting() {
-#if defined(_OPENMP)
-    static std::atomic<int> threads{omp_get_max_threads()};
-#else
-    static std::atomic<int> threads{1};
-#endif
+    static std::atomic<int> threads{usable_cpus()};
     return threads;
 }
 
@@ -29,7 +23,16 @@ double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-volatile float kept;  // results go here, so that the work is not optimised away
+// Results go here, so that the work is not optimised away.
+void keep(float result) {
+    static std::atomic<float> kept;
+    kept.store(result, std::memory_order_relaxed);
+}
+
+template <class F>
+void on_each(Team& threads, F&& f) {
+    threads.run([](void* context, int thread) { (*static_cast<F*>(context))(thread); }, &f);
+}
 
 }  // namespace
 
@@ -37,49 +40,45 @@ int num_threads() { return thread_setting().load(std::memory_order_relaxed); }
 
 void set_num_threads(int threads) { thread_setting().store(threads, std::memory_order_relaxed); }
 
-bool has_openmp() {
-#if defined(_OPENMP)
-    return true;
-#else
-    return false;
-#endif
+int usable_cpus() {
+    const unsigned cpus = std::thread::hardware_concurrency();
+    return cpus ? static_cast<int>(cpus) : 1;
 }
 
 double measure_read_bandwidth(long long bytes, int repeats) {
-    const int threads = num_threads();
-    const std::int64_t share = bytes / threads / 4096 * 1024;  // floats a thread, whole pages
-    const std::unique_ptr<float[]> data(new float[static_cast<std::size_t>(share * threads)]);
+    Team& threads = team();
+    const std::int64_t share = bytes / threads.size() / 4096 * 1024;  // floats, whole pages
+    const std::unique_ptr<float[]> data(
+        new float[static_cast<std::size_t>(share * threads.size())]);
     double best = 0;
     for (int pass = 0; pass <= repeats; ++pass) {
         const Clock::time_point start = Clock::now();
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (int t = 0; t < threads; ++t) {
-            float* mine = data.get() + t * share;
+        on_each(threads, [&](int thread) {
+            float* mine = data.get() + thread * share;
             if (pass == 0) {  // touched first by the thread that reads it
                 for (std::int64_t i = 0; i < share; ++i) mine[i] = 1.0f;
             } else {
-                kept = variant().stream_sum(mine, share);
+                keep(variant().stream_sum(mine, share));
             }
-        }
-        const double rate = static_cast<double>(share) * threads * 4 / seconds_since(start);
+        });
+        const double rate = static_cast<double>(share) * threads.size() * 4 / seconds_since(start);
         if (pass > 0 && rate > best) best = rate;
     }
     return best;
 }
 
 double measure_fma_rate(int repeats) {
-    const int threads = num_threads();
+    Team& threads = team();
     constexpr std::int64_t rounds = 1000000;
     double best = 0;
     for (int pass = 0; pass < repeats; ++pass) {
-        double flops = 0;
+        std::atomic<double> flops = 0;
         const Clock::time_point start = Clock::now();
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : flops)
-        for (int t = 0; t < threads; ++t) {
+        on_each(threads, [&](int) {
             float sink = 0;
             flops += variant().fma_rounds(rounds, &sink);
-            kept = sink;
-        }
+            keep(sink);
+        });
         const double rate = flops / seconds_since(start);
         if (rate > best) best = rate;
     }

@@ -3,12 +3,12 @@
 
 namespace tkg {
 
-// Threads that the next calls use; at first what OpenMP gives this process.
+// Threads that the next calls use; at first, usable_cpus().
 int num_threads();
 void set_num_threads(int threads);
 
-// Whether parallel regions use more than one thread at all (built with OpenMP).
-bool has_openmp();
+// CPUs that this process may run on.
+int usable_cpus();
 
 // Streaming read from memory in bytes a second: the best of `repeats` passes over a buffer of
 // `bytes`, which must be larger than the last-level cache.

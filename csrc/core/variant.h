@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/calls.h"
+#include "core/team.h"
 #include "core/workspace.h"
 
 namespace tkg {
@@ -9,8 +10,8 @@ namespace tkg {
 struct Variant {
     const char* isa;
     int lanes;  // float32 lanes of a vector
-    void (*attention_block)(const Layer&, const Step&, int threads, Workspace&);
-    void (*output_projection)(const Projection&, int threads, Workspace&);
+    void (*attention_block)(const Layer&, const Step&, Team&, Workspace&);
+    void (*output_projection)(const Projection&, Team&, Workspace&);
     // Multiply-adds in registers, `rounds` times a fixed number; returns FLOPs done.
     double (*fma_rounds)(std::int64_t rounds, float* sink);
     // Sum of n floats (n a multiple of 64), streaming: reads memory and nothing else.

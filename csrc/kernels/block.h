@@ -1,5 +1,5 @@
-// The attention block and the output projection, each in one parallel region: phases separated by
-// barriers, tasks of a phase taken by whichever thread is free.
+// The attention block and the output projection, each one run of a team of threads: phases
+// separated by barriers, large tasks taken by whichever thread is free.
 #pragma once
 
 #include "core/workspace.h"
@@ -181,49 +181,53 @@ inline void finish_output(const GemmPlan& plan, const float* partial, const Line
     });
 }
 
-void attention_block(const Layer& layer, const Step& step, int threads, Workspace& workspace) {
-    BlockPlan plan = plan_block(layer, step, threads);
-    const Scratch scratch = allocate(layer, step, plan, threads, workspace);
+void attention_block(const Layer& layer, const Step& step, Team& team, Workspace& workspace) {
+    BlockPlan plan = plan_block(layer, step, team.size());
+    const Scratch scratch = allocate(layer, step, plan, team.size(), workspace);
     list_units(plan.attention, layer, step);
     const i64 m = plan.m, heads = layer.q_heads + 2 * layer.kv_heads;
-    const i64 attention_tasks = layer.skip_attention ? 0 : plan.attention.tasks();
     const i64 out_parts = ceil_div(plan.out.n, finish_columns);
 
-#pragma omp parallel num_threads(threads)
-    {
-        float* row = scratch.rows + thread_index() * scratch.row_floats;
-#pragma omp for schedule(static)
-        for (i64 i = 0; i < m; ++i) prepare_input(layer, step, i, scratch.x + i * layer.qkv.in);
-#pragma omp for schedule(dynamic)
-        for (i64 i = 0; i < plan.qkv.tasks(); ++i)
-            gemm_task(plan.qkv, i, scratch.x, layer.qkv, scratch.partial);
-#pragma omp for schedule(static)
-        for (i64 i = 0; i < m * heads; ++i)
+    run_on(team, [&](Worker& worker) {
+        float* row = scratch.rows + worker.thread() * scratch.row_floats;
+        worker.split(m,
+                     [&](i64 i) { prepare_input(layer, step, i, scratch.x + i * layer.qkv.in); });
+        worker.barrier();
+        worker.share(plan.qkv.tasks(),
+                     [&](i64 i) { gemm_task(plan.qkv, i, scratch.x, layer.qkv, scratch.partial); });
+        worker.barrier();
+        worker.split(m * heads, [&](i64 i) {
             finish_head(layer, step, plan, scratch, i / heads, i % heads, row);
-#pragma omp for schedule(dynamic)
-        for (i64 i = 0; i < attention_tasks; ++i)
+        });
+        worker.barrier();
+        if (!layer.skip_attention) {
             with_type(step.cache_dtype, [&](auto type) {
-                attention_task<decltype(type)>(layer, step, plan.attention, i, scratch.q);
+                worker.share(plan.attention.tasks(), [&](i64 i) {
+                    attention_task<decltype(type)>(layer, step, plan.attention, i, scratch.q);
+                });
             });
-#pragma omp for schedule(static)
-        for (i64 i = 0; i < m * layer.q_heads; ++i)
-            finish_attention(layer, step, plan, scratch, i / layer.q_heads, i % layer.q_heads);
-#pragma omp for schedule(static) nowait
-        for (i64 i = 0; i < m; ++i) write_cache(layer, step, i);
-        if (!layer.out.weight) {
-#pragma omp for schedule(static)
-            for (i64 i = 0; i < m; ++i) store_attended(layer, step, scratch, i);
-        } else {
-#pragma omp for schedule(dynamic)
-            for (i64 i = 0; i < plan.out.tasks(); ++i)
-                gemm_task(plan.out, i, scratch.attended, layer.out, scratch.partial);
-#pragma omp for schedule(static)
-            for (i64 i = 0; i < m * out_parts; ++i)
-                finish_output(plan.out, scratch.partial, layer.out, i / out_parts, i % out_parts,
-                              is_padded(step, i / out_parts), step.x_dtype, layer.transposed_out,
-                              layer.lnc, row, step.out);
+            worker.barrier();
         }
-    }
+        // Nobody reads the cache any more: the new tokens may go into slots that were read.
+        worker.split(m, [&](i64 i) { write_cache(layer, step, i); });
+        worker.split(m * layer.q_heads, [&](i64 i) {
+            finish_attention(layer, step, plan, scratch, i / layer.q_heads, i % layer.q_heads);
+        });
+        worker.barrier();
+        if (!layer.out.weight) {
+            worker.split(m, [&](i64 i) { store_attended(layer, step, scratch, i); });
+            return;
+        }
+        worker.share(plan.out.tasks(), [&](i64 i) {
+            gemm_task(plan.out, i, scratch.attended, layer.out, scratch.partial);
+        });
+        worker.barrier();
+        worker.split(m * out_parts, [&](i64 i) {
+            finish_output(plan.out, scratch.partial, layer.out, i / out_parts, i % out_parts,
+                          is_padded(step, i / out_parts), step.x_dtype, layer.transposed_out,
+                          layer.lnc, row, step.out);
+        });
+    });
 }
 
 // Row b*S + s of the attention output as [N * D] float32; for STATIC rounded to FP8.
@@ -238,28 +242,27 @@ inline void gather_attention(const Projection& call, i64 m, float* x) {
     if (call.linear.input_scale > 0) round_to_fp8(x, call.linear.in, call.linear.input_scale);
 }
 
-void output_projection(const Projection& call, int threads, Workspace& workspace) {
+void output_projection(const Projection& call, Team& team, Workspace& workspace) {
     const i64 m = call.batch * call.tokens, k = call.linear.in;
-    const GemmPlan plan = plan_gemm(m, k, call.linear.out, threads);
+    const GemmPlan plan = plan_gemm(m, k, call.linear.out, team.size());
     workspace.reset(bytes_of(m * k, 4) + bytes_of(plan.partial_floats(), 4) +
-                    bytes_of(threads * finish_columns, 4));
+                    bytes_of(team.size() * finish_columns, 4));
     float* x = piece<float>(workspace, m * k);
     float* partial = piece<float>(workspace, plan.partial_floats());
-    float* rows = piece<float>(workspace, threads * finish_columns);
+    float* rows = piece<float>(workspace, team.size() * finish_columns);
     const i64 parts = ceil_div(plan.n, finish_columns);
 
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for schedule(static)
-        for (i64 i = 0; i < m; ++i) gather_attention(call, i, x + i * k);
-#pragma omp for schedule(dynamic)
-        for (i64 i = 0; i < plan.tasks(); ++i) gemm_task(plan, i, x, call.linear, partial);
-#pragma omp for schedule(static)
-        for (i64 i = 0; i < m * parts; ++i)
+    run_on(team, [&](Worker& worker) {
+        worker.split(m, [&](i64 i) { gather_attention(call, i, x + i * k); });
+        worker.barrier();
+        worker.share(plan.tasks(), [&](i64 i) { gemm_task(plan, i, x, call.linear, partial); });
+        worker.barrier();
+        worker.split(m * parts, [&](i64 i) {
             finish_output(plan, partial, call.linear, i / parts, i % parts, false, call.x_dtype,
-                          call.transposed_out, call.lnc, rows + thread_index() * finish_columns,
+                          call.transposed_out, call.lnc, rows + worker.thread() * finish_columns,
                           call.out);
-    }
+        });
+    });
 }
 
 }  // namespace

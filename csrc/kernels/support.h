@@ -4,12 +4,9 @@
 #include <cstdint>
 
 #include "core/calls.h"
+#include "core/team.h"
 #include "simd/convert.h"
 #include "simd/simd.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace tkg {
 namespace {
@@ -41,13 +38,46 @@ inline void with_activation_type(DType dtype, F&& f) {
     if (dtype == DType::bfloat16) f(bf16{});
 }
 
-// This thread's number in its parallel region.
-inline int thread_index() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
+// What one thread of a team sees while a call runs.
+class Worker {
+public:
+    Worker(Team& team, int thread) : team_(team), thread_(thread) {}
+
+    int thread() const { return thread_; }
+    void barrier() { team_.barrier(); }
+
+    // f(i) for this thread's even share of 0 to n - 1.
+    template <class F>
+    void split(i64 n, F&& f) {
+        const i64 end = n * (thread_ + 1) / team_.size();
+        for (i64 i = n * thread_ / team_.size(); i < end; ++i) f(i);
+    }
+
+    // f(i) for 0 to n - 1, each taken by whichever thread is free; once between two barriers.
+    template <class F>
+    void share(i64 n, F&& f) {
+        for (i64 i = team_.next(); i < n; i = team_.next()) f(i);
+    }
+
+private:
+    Team& team_;
+    int thread_;
+};
+
+// f(worker) on every thread of a team.
+template <class F>
+inline void run_on(Team& team, F&& f) {
+    struct Context {
+        Team& team;
+        F& f;
+    } context{team, f};
+    team.run(
+        [](void* p, int thread) {
+            Context& c = *static_cast<Context*>(p);
+            Worker worker(c.team, thread);
+            c.f(worker);
+        },
+        &context);
 }
 
 // The lanes of a vector that fall into n elements from i on.

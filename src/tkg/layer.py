@@ -21,7 +21,7 @@ from tkg.contract.cache import KVCache
 from tkg.contract.call_rules import checked
 from tkg.contract.errors import Rules
 from tkg.contract.linear_rules import check_linear
-from tkg.contract.projection import ProjectionCall, checked_projection
+from tkg.contract.projection import ProjectionCall, checked_attention
 
 
 class AttentionBlock:
@@ -77,8 +77,9 @@ class AttentionBlock:
         rules = Rules("AttentionBlock")
         check_block(rules, block)
         rules.raise_broken()
-        self.backend = _backend_name(backend, qkv.weight)
-        self.block = replace(block, prepared=_prepared(self.backend, block))
+        chosen = registry.choose_for(backend, qkv.weight.device, "AttentionBlock")
+        self.backend = chosen.name
+        self.block = replace(block, prepared=registry.load(chosen).prepare(block))
 
     def __call__(
         self,
@@ -161,8 +162,9 @@ class Projection:
         rules = Rules("Projection")
         check_linear(rules, "linear", linear, rows=None, sections=1)
         rules.raise_broken()
-        self.backend = _backend_name(backend, linear.weight)
-        self.linear = replace(linear, prepared=_prepared(self.backend, linear))
+        chosen = registry.choose_for(backend, linear.weight.device, "Projection")
+        self.backend = chosen.name
+        self.linear = replace(linear, prepared=registry.load(chosen).prepare(linear))
 
     def __call__(self, x: AnyArray) -> Any:
         """Project `x` `[..., in]`; returns `[..., out]` in x's dtype.
@@ -173,17 +175,8 @@ class Projection:
         # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
         attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]
         call = ProjectionCall(attention, self.linear)
-        call = checked_projection(Rules("Projection"), call)
+        call = checked_attention(Rules("Projection"), call)
         return api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
-
-
-def _backend_name(name: str | None, weight: Array) -> str:
-    """The backend a layer is prepared for: the named one, or the one where its weights are."""
-    return registry.choose_for(name, weight.device).name
-
-
-def _prepared(backend: str, part: Block | Linear) -> Any:
-    return registry.load(registry.find(backend)).prepare(part)
 
 
 def rope_tables(

@@ -302,7 +302,8 @@ void check_block(const char* isa) {
     step.softmax_scale = 1 / std::sqrt(static_cast<float>(c.d));
     step.out = address(out);
     Workspace workspace;
-    variant().attention_block(layer, step, static_cast<int>(c.threads), workspace);
+    Team team(static_cast<int>(c.threads));
+    variant().attention_block(layer, step, team, workspace);
 
     const Reference expected = reference(untouched, k_new, v_new);
     double worst = 0;
@@ -357,7 +358,8 @@ void check_projection(const char* isa) {
     call.x_dtype = x.dtype;
     call.out = result.address();
     Workspace workspace;
-    variant().output_projection(call, static_cast<int>(pick(1, 3)), workspace);
+    Team team(static_cast<int>(pick(1, 3)));
+    variant().output_projection(call, team, workspace);
     const double step = x.dtype == DType::float32 ? 1e-5 : x.dtype == DType::float16 ? 1e-3 : 8e-3;
     for (i64 m = 0; m < rows; ++m)
         for (i64 n = 0; n < out; ++n) {

@@ -51,8 +51,8 @@ def names() -> list[str]:
     return [backend.name for backend in BACKENDS]
 
 
-def find(name: str) -> Backend:
-    """The backend called `name`.
+def find(name: str, operation: str) -> Backend:
+    """The backend called `name`; `operation` is who asks, for the error message.
 
     Raises:
         ValueError: there is none.
@@ -60,7 +60,7 @@ def find(name: str) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
             return backend
-    raise ValueError(f"backend must be None or one of {names()}; got {name!r}")
+    raise ValueError(f"{operation}: backend must be None or one of {names()}; got {name!r}")
 
 
 def load(backend: Backend) -> ModuleType:
@@ -86,7 +86,7 @@ def unsupported(backend: Backend, call: Call) -> list[str]:
     return list(load(backend).unsupported(call))
 
 
-def choose_for(name: str | None, device: str) -> Backend:
+def choose_for(name: str | None, device: str, operation: str = "choosing a backend") -> Backend:
     """The backend named, or the one for arrays on `device`; it must be able to run here.
 
     Raises:
@@ -97,13 +97,13 @@ def choose_for(name: str | None, device: str) -> Backend:
         place = device.split(":")[0]
         if place not in DEFAULTS:
             reasons = {backend: [f"works on no arrays on {device}"] for backend in names()}
-            raise Unsupported("choosing a backend", reasons)
+            raise Unsupported(operation, reasons)
         name = DEFAULTS[place]
-    backend = find(name)
+    backend = find(name, operation)
     reason = unavailable(backend)
     if reason is not None:
         able = [other.name for other in BACKENDS if unavailable(other) is None]
-        raise Unsupported("choosing a backend", {name: [reason]}, able)
+        raise Unsupported(operation, {name: [reason]}, able)
     return backend
 
 
@@ -114,7 +114,7 @@ def choose(name: str | None, call: Call) -> Backend:
         ValueError: no backend has that name.
         Unsupported: that backend cannot run the call. There is no fallback to another.
     """
-    backend = choose_for(name, call.device)
+    backend = choose_for(name, call.device, call.operation)
     reasons = unsupported(backend, call)
     if reasons:
         others = [other for other in BACKENDS if other is not backend]

@@ -56,18 +56,20 @@ def check_linear(
     ):
         return False
     if rows is not None:
-        rule = f"must have {rows[1]} = {rows[0]} rows"
-        shape = f"shape {weight.shape}"
-        fix = "A torch.nn.Linear weight is [out, in]: transpose it" if _turned(weight, rows) else ""
-        rules.check(weight.shape[0] == rows[0], f"{field}.weight", rule, shape, fix)
+        check_rows(rules, field, linear, *rows)
     columns = weight.shape[1]
     check_vector(rules, f"{field}.bias", linear.bias, columns, "output features")
     _check_scales(rules, field, linear, columns, sections)
     return True
 
 
-def _turned(weight: Array, rows: tuple[int, str]) -> bool:
-    return weight.shape[1] == rows[0]
+def check_rows(rules: Rules, field: str, linear: Linear, rows: int, why: str) -> None:
+    """Check that a projection takes `rows` input features; `why` is how that number comes about."""
+    shape = linear.weight.shape
+    if len(shape) != 2 or shape[0] == rows:
+        return
+    fix = "A torch.nn.Linear weight is [out, in]: transpose it" if shape[1] == rows else ""
+    rules.check(False, f"{field}.weight", f"must have {why} = {rows} rows", f"shape {shape}", fix)
 
 
 def _check_scales(rules: Rules, field: str, linear: Linear, columns: int, sections: int) -> None:

@@ -13,7 +13,12 @@ from tkg.contract.block import Linear, Part, arrays_of, projection_shape
 from tkg.contract.block_rules import check_transposed
 from tkg.contract.errors import Rules
 from tkg.contract.keywords import with_handles
-from tkg.contract.linear_rules import check_dtype, check_linear, check_one_kind
+from tkg.contract.linear_rules import (
+    check_dtype,
+    check_linear,
+    check_one_kind,
+    check_rows,
+)
 
 PROJECTION_NAMES = {
     "projection.weight": "weight",
@@ -93,9 +98,17 @@ def projection_call(arguments: Mapping[str, Any]) -> ProjectionCall:
 
 def checked_projection(rules: Rules, call: ProjectionCall) -> ProjectionCall:
     """Check a projection call; raise all broken rules, or return the call."""
-    attention = call.attention
+    rules.check(call.lnc in (1, 2), "lnc", "must be 1 or 2", call.lnc)
+    if check_linear(rules, "projection", call.projection, rows=None, sections=1):
+        check_transposed(rules, call.projection, call.transposed_out, call.lnc)
+    check_one_kind(rules, call.arrays)
+    return checked_attention(rules, call)
+
+
+def checked_attention(rules: Rules, call: ProjectionCall) -> ProjectionCall:
+    """Check what changes from call to call; raise all broken rules, or return the call."""
+    attention, weight = call.attention, call.projection.weight
     check_dtype(rules, "attention", attention, dtypes.FLOATS)
-    rows = None
     if rules.check(
         attention.ndim == 4 and min(attention.shape) > 0,
         "attention",
@@ -103,10 +116,9 @@ def checked_projection(rules: Rules, call: ProjectionCall) -> ProjectionCall:
         f"shape {attention.shape}",
     ):
         d_head, _, heads, _ = attention.shape
-        rows = (heads * d_head, f"N * D = {heads} * {d_head}")
-    rules.check(call.lnc in (1, 2), "lnc", "must be 1 or 2", call.lnc)
-    if check_linear(rules, "projection", call.projection, rows=rows, sections=1):
-        check_transposed(rules, call.projection, call.transposed_out, call.lnc)
-    check_one_kind(rules, call.arrays)
+        check_rows(
+            rules, "projection", call.projection, heads * d_head, f"N * D = {heads} * {d_head}"
+        )
+    check_one_kind(rules, {"attention": attention, "projection.weight": weight})
     rules.raise_broken()
     return call
