@@ -10,7 +10,7 @@ CPP    := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 .PHONY: demo test lint format sanitize smoke clean
 
 demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer through the block
-	$(BIN)/tkg generate "The capital of France is"
+	$(BIN)/tkg generate "Explain in two sentences why the sky is blue."
 
 test: $(VENV)/test.stamp  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -26,12 +26,14 @@ format: $(VENV)/lint.stamp  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix src tests
 	$(BIN)/clang-format -i $(CPP)
 
-sanitize: $(VENV)/run.stamp  ## the C++ core's own tests under AddressSanitizer and UBSan
+sanitize: sanitize-address,undefined sanitize-thread  ## the C++ core's own tests, instrumented
+
+sanitize-%: $(VENV)/run.stamp
 	$(BIN)/pip install --quiet cmake ninja
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DTKG_PYTHON=OFF -DTKG_TESTS=ON -DTKG_SANITIZE=ON
-	$(BIN)/cmake --build build/sanitize
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$@ -G Ninja \
+	  -DTKG_PYTHON=OFF -DTKG_TESTS=ON -DTKG_SANITIZE=$*
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/$@
+	$(BIN)/ctest --test-dir build/$@ --output-on-failure
 
 smoke: $(VENV)/run.stamp  ## the wheel, installed into an empty environment
 	rm -rf build/smoke && $(PYTHON) -m venv build/smoke/venv

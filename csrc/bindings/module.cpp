@@ -36,8 +36,8 @@ void output_projection(const Projection& call) {
 
 void set_isa_or_throw(const std::string& name) {
     if (!set_isa(name.c_str()))
-        throw std::invalid_argument("TKG_ISA must be one of: " + std::string(runnable_isas()) +
-                                    "; got " + name);
+        throw std::invalid_argument("the instruction set must be one of: " +
+                                    std::string(runnable_isas()) + "; got " + name);
 }
 
 void set_threads_or_throw(int threads) {

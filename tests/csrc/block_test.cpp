@@ -122,6 +122,8 @@ struct Problem {
         for (i64 b = 0; b < c.batch; ++b) {
             start.push_back(pick(0, 9) ? pick(0, c.capacity - c.tokens) : -1);
             for (i64 s = 0; s < c.tokens; ++s) slots.push_back(start[b] < 0 ? -1 : start[b] + s);
+            for (i64 i = 0; start[b] < 0 && i < c.tokens * c.hidden; ++i)
+                x.set(b * c.tokens * c.hidden + i, NAN);  // a padded row may hold anything
         }
         if (c.block) make_table();
     }

@@ -250,7 +250,7 @@ class BlockCall(Part):
         return np.ascontiguousarray(slots)
 
     def out_shape(self) -> tuple[int, ...]:
-        """Shape of `out` (SPEC section 2, Outputs)."""
+        """Shape of `out` (docs/contract.md, outputs)."""
         block, rows = self.block, self.batch * self.tokens
         if block.out is None:
             return self.batch, block.heads.q, block.heads.d_head, self.tokens

@@ -45,7 +45,7 @@ def _check_x(rules: Rules, call: BlockCall) -> bool:
         "x",
         "must be [B, S_tkg, H], all sizes at least 1",
         f"shape {x.shape}",
-        "X in SBUF exists only inside an NKI kernel" if x.ndim == 3 else "",
+        "X in SBUF exists only inside an NKI kernel" if x.ndim != 3 else "",
     ):
         return False
     weight = call.block.qkv.weight
@@ -187,18 +187,18 @@ def _check_table(rules: Rules, call: BlockCall, geometry: Geometry) -> None:
 def _needed_blocks(call: BlockCall, geometry: Geometry) -> np.ndarray:
     """`[B, table columns]`: whether some token may attend to a slot of that logical block."""
     start, columns = call.start, call.cache.block_table.shape[1]
+    length = geometry.length
     if call.mask is not None:
         seen = call.mask.numpy()[: call.prior].any(axis=(2, 3))
-        padded = np.zeros((columns * geometry.length, call.batch), bool)
+        padded = np.zeros((columns * length, call.batch), bool)
         padded[: call.prior] = seen
-        return padded.reshape(columns, geometry.length, call.batch).any(axis=1).T
+        return padded.reshape(columns, length, call.batch).any(axis=1).T
     assert start is not None
-    first = np.arange(columns) * geometry.length
-    needed = first[None, :] < start[:, None]
+    first = np.arange(columns) * length
+    oldest = np.zeros_like(start)
     if call.block.sliding_window is not None:
         oldest = start - call.block.sliding_window + 1
-        needed &= (first + geometry.length)[None, :] > oldest[:, None]
-    return needed
+    return (first < start[:, None]) & (first + length > oldest[:, None])
 
 
 def _check_update(rules: Rules, call: BlockCall, geometry: Geometry) -> None:

@@ -1,6 +1,6 @@
 """From the drop-in keyword arguments to a validated call object.
 
-The seed system's call has 40 flat arguments; `BLOCK_NAMES` says which field of the call object
+The drop-in call has some 40 flat arguments; `BLOCK_NAMES` says which field of the call object
 each becomes, and the checks use it to speak the caller's language.
 """
 
@@ -21,8 +21,8 @@ from tkg.contract.errors import Rules
 from tkg.contract.linear_rules import SCALE_ROWS, check_dtype, check_equal_rows
 from tkg.contract.quantization import KVScale, QuantizationType
 
-SEED_EPS = 1e-3
-"""The epsilon that the seed system uses when none is given."""
+LIBRARY_EPS = 1e-3
+"""The epsilon of the NKI Library's attention block where none is given."""
 
 BLOCK_NAMES = {
     "x": "X",
@@ -243,12 +243,12 @@ def _eps(args: Mapping[str, Any], name: str) -> float:
     if args[name] is not None:
         return args[name]
     warnings.warn(
-        f"attention_block_tkg: {name} is not given, so the seed system's {SEED_EPS} is used; "
+        f"attention_block_tkg: {name} is not given, so the NKI Library's {LIBRARY_EPS} is used; "
         "real models use 1e-5 or 1e-6",
         UserWarning,
         stacklevel=6,
     )
-    return SEED_EPS
+    return LIBRARY_EPS
 
 
 def _rope_style(args: Mapping[str, Any]) -> str | None:

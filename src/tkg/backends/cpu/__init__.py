@@ -1,7 +1,8 @@
 """The CPU backend: the Python side of the C++ core.
 
-The core is chosen for this CPU's instruction set when it is loaded; the environment variable
-`TKG_ISA` forces one (`baseline`, `avx2`, `avx512`), for testing.
+The core picks its kernels for this CPU's instruction set when it is loaded; the environment
+variable `TKG_ISA` forces one (`baseline`, `avx2`, `avx512`), for testing. It starts with one thread
+for each CPU that this process may use, or as many as `TKG_NUM_THREADS` or `OMP_NUM_THREADS` says.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +23,7 @@ from tkg.contract.projection import ProjectionCall
 
 MAX_D_HEAD = 512
 MAX_TOKENS = 128
-"""Limits of SPEC section 4: largest d_head, most new tokens a row."""
+"""Largest d_head and most new tokens a row (docs/contract.md, limits)."""
 
 BANDWIDTH_BUFFER_BYTES = 512 * 2**20
 """Read to measure bandwidth; several times the last-level cache of most machines."""
@@ -37,13 +39,24 @@ def _load() -> tuple[ModuleType | None, str | None]:
             f"the C++ core is not built in this installation ({error}); "
             "`pip install .` in the source folder builds it (needs a C++20 compiler and CMake)"
         )
-    isa = os.environ.get("TKG_ISA")
-    if isa:
-        try:
-            core.set_isa(isa)
-        except ValueError as error:
-            return None, str(error)
+    settings = (
+        ("TKG_ISA", core.set_isa),
+        ("OMP_NUM_THREADS", _thread_setter(core)),
+        ("TKG_NUM_THREADS", _thread_setter(core)),
+    )
+    for variable, setter in settings:
+        value = os.environ.get(variable)
+        if value:
+            try:
+                setter(value)
+            except ValueError as error:
+                return None, f"the environment variable {variable} is {value!r}: {error}"
     return core, None
+
+
+def _thread_setter(core: ModuleType) -> Callable[[str], None]:
+    # OMP_NUM_THREADS may be a list, one number a nesting level; the first counts.
+    return lambda value: core.set_num_threads(int(value.split(",")[0]))
 
 
 def core() -> ModuleType:
@@ -92,7 +105,7 @@ def output_projection(call: ProjectionCall) -> np.ndarray:
 
 
 def get_num_threads() -> int:
-    """Threads that the next calls use; at first, what OpenMP gives this process."""
+    """Threads that the next calls use; at first, one for each CPU that this process may use."""
     return core().get_num_threads()
 
 

@@ -1,4 +1,4 @@
-"""The attention block, stage by stage, as in SPEC section 2.
+"""The attention block, stage by stage, as in docs/contract.md.
 
 Shapes: x `[B, S, H]`; q `[B, S, q_heads, d]`; k, v `[B, S, kv_heads, d]`. S is S_tkg.
 """

@@ -1,4 +1,4 @@
-"""Projections and their quantisation, as in SPEC sections 3 and 5."""
+"""Projections and their quantisation, as in docs/contract.md and docs/fp8.md."""
 
 from __future__ import annotations
 
