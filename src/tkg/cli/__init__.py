@@ -1,0 +1,1 @@
+"""The `tkg` command: one file a subcommand. Needs `pip install 'tkg[run]'`."""
