@@ -198,7 +198,7 @@ def _needed_blocks(call: BlockCall, geometry: Geometry) -> np.ndarray:
     oldest = np.zeros_like(start)
     if call.block.sliding_window is not None:
         oldest = start - call.block.sliding_window + 1
-    return (first < start[:, None]) & (first + length > oldest[:, None])
+    return np.logical_and(first < start[:, None], first + length > oldest[:, None])
 
 
 def _check_update(rules: Rules, call: BlockCall, geometry: Geometry) -> None:

@@ -1,0 +1,218 @@
+"""The object API: the same answers as the drop-in call, with less to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from tests import oracle
+from tests.calls import Call, run, same_bits
+from tests.variants import assert_same, paged
+
+import tkg
+from tkg.testing.case import PADDED, Case
+
+
+def linear(call: Call, which: str) -> tkg.Linear:
+    return tkg.Linear(
+        call[f"W_{which}"],
+        call.get(f"bias_{which}"),
+        call.get(f"quantization_type_{which}", tkg.QuantizationType.NONE),
+        call.get(f"weight_dequant_scale_{which}"),
+        call.get(f"input_dequant_scale_{which}"),
+    )
+
+
+def head_norm(call: Call, place: str) -> tkg.QKNorm | None:
+    prefix = f"rmsnorm_QK_{place}_rope"
+    if not call.get(f"{prefix}_enabled"):
+        return None
+    q_weight, k_weight = (call.get(f"{prefix}_W_{which}") for which in "QK")
+    return tkg.QKNorm(q_weight, k_weight, call[f"{prefix}_eps"])
+
+
+def block_of(case: Case, call: Call, backend: str) -> tkg.AttentionBlock:
+    norm = None
+    if case.eps is not None:
+        norm = tkg.RMSNorm(call.get("rmsnorm_X_gamma"), case.eps)
+    return tkg.AttentionBlock(
+        heads=tkg.Heads(case.q_heads, case.kv_heads, case.d_head),
+        qkv=linear(call, "qkv"),
+        out=linear(call, "out") if "W_out" in call else None,
+        input_norm=norm,
+        pre_rope_norm=head_norm(call, "pre"),
+        rope=case.rope,
+        post_rope_norm=head_norm(call, "post"),
+        sink=call.get("sink"),
+        softmax_scale=case.softmax_scale,
+        sliding_window=case.window,
+        hidden_dim_actual=case.hidden_actual,
+        backend=backend,
+    )
+
+
+def cache_of(call: Call, scale: tkg.KVScale | None = None) -> tkg.KVCache:
+    return tkg.KVCache(
+        call["K_cache"].copy(),
+        call["V_cache"].copy(),
+        transposed=call.get("K_cache_transposed", False),
+        block_table=call.get("active_blocks_table"),
+        scale=scale,
+    )
+
+
+CASES = (
+    Case(name="plain", kv_heads=2, tokens=3),
+    Case(name="everything", dtype="bfloat16", bias_qkv=True, bias_out=True, sink=True, window=9),
+    Case(name="norms", pre_norm=1e-6, post_norm=1e-5, rope="interleaved", cache="transposed"),
+    Case(name="row", qkv="ROW", out="ROW", hidden=160, hidden_actual=150),
+    Case(name="static", qkv="STATIC", out="STATIC", three_scales=True),
+    Case(name="no-projection", projection=None, tokens=2),
+    Case(name="padded", lengths=(PADDED, 9, 0)),
+    Case(name="no-rope", rope=None, eps=None, softmax_scale=0.5),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_same_as_the_call(backend: str, case: Case) -> None:
+    call = case.inputs()
+    out, K, V = run(backend, call)
+    cache = cache_of(call)
+    rope = (call["cos"], call["sin"]) if case.rope else None
+    y = block_of(case, call, backend)(call["X"], cache, call["pos_ids"], rope=rope)
+    assert same_bits(y.reshape(out.shape), out)
+    if case.projection is not None:
+        assert y.shape == (case.batch, case.tokens, case.hidden)
+    assert same_bits(cache.k.numpy(), K)
+    assert same_bits(cache.v.numpy(), V)
+
+
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_a_paged_cache_is_written_through_its_table(backend: str, tokens: int) -> None:
+    """New tokens may cross into the next page, wherever that is."""
+    case = Case(name="through", kv_heads=2, tokens=tokens, lengths=(30, 7))
+    flat = case.inputs()
+    out, K, V = run(backend, flat)
+    call = paged(flat, block_len=8)
+    cache = cache_of(call)
+    rope = (call["cos"], call["sin"])
+    y = block_of(case, call, backend)(call["X"], cache, call["pos_ids"], rope=rope)
+    assert_same(backend, y.reshape(out.shape), out)
+    want = run(backend, call)
+    assert same_bits(cache.k.numpy(), want[1])
+    assert same_bits(cache.v.numpy(), want[2])
+
+
+@pytest.mark.parametrize("fp8", ["float8_e4m3", "float8_e4m3fn"])
+@pytest.mark.parametrize("projection", ["rows", None])
+def test_the_scale_of_an_fp8_cache_is_folded_in(backend: str, fp8: str, projection: Any) -> None:
+    """The output is that of a float32 cache that holds the dequantised values."""
+    case = Case(name="fold", cache_dtype=fp8, projection=projection, lengths=(50, 3, PADDED))
+    call = case.inputs(invalid=0.0)
+    scale = tkg.KVScale.quantize(37.0, 71.0)
+    cache = cache_of(call, scale)
+    rope = (call["cos"], call["sin"])
+    y = block_of(case, call, backend)(call["X"], cache, call["pos_ids"], rope=rope)
+    # The caller's own folding, in the drop-in call, against the float64 oracle.
+    folded = call | {"softmax_scale": case.d_head**-0.5 / 37.0}
+    if projection is not None:
+        folded["W_out"] = call["W_out"].astype(np.float64) / 71.0
+    want = oracle.attention_block(folded).out / (1.0 if projection is not None else 71.0)
+    np.testing.assert_allclose(y.reshape(want.shape), want, rtol=0, atol=3e-6 * np.abs(want).max())
+    assert not y[2].any()
+    again = cache_of(call, tkg.KVScale.dequantize(1 / 37.0, 1 / 71.0))
+    y2 = block_of(case, call, backend)(call["X"], again, call["pos_ids"], rope=rope)
+    np.testing.assert_allclose(y2, y, rtol=0, atol=3e-6 * np.abs(want).max())
+
+
+def test_decoding_step_by_step(backend: str) -> None:
+    """Prompt and steps through one cache, against the oracle on the whole sequence at once."""
+    case = Case(name="sequence", dtype="bfloat16", kv_heads=2, tokens=12, lengths=(0, 0))
+    call = case.inputs()
+    want = oracle.attention_block(call)
+    block = block_of(case, call, backend)
+    cache = tkg.KVCache.flat(batch=2, capacity=64, kv_heads=2, d_head=32)
+    outs = []
+    for part in (slice(0, 5), *(slice(s, s + 1) for s in range(5, 12))):
+        positions = np.arange(12, dtype=np.int32)[None, part].repeat(2, 0)
+        rope = tkg.rope_tables(positions, 32)
+        outs.append(block(call["X"][:, part], cache, positions, rope=rope))
+    got = np.concatenate(outs, axis=1).reshape(want.out.shape).astype(np.float64)
+    # bfloat16 outputs, and K and V that may round the other way next to a tie
+    np.testing.assert_allclose(got, want.out, rtol=2**-8, atol=2e-3)
+    np.testing.assert_allclose(
+        cache.v.numpy()[:, :, :12].astype(np.float64),
+        want.v_new.transpose(0, 2, 1, 3),
+        rtol=2**-7,
+        atol=1e-6,
+    )
+    assert not cache.v.numpy()[:, :, 12:].any()
+
+
+def test_the_cache_makers() -> None:
+    flat = tkg.KVCache.flat(batch=3, capacity=10, kv_heads=2, d_head=8)
+    assert flat.k.numpy().shape == flat.v.numpy().shape == (3, 2, 10, 8)
+    assert flat.k.numpy().dtype == ml_dtypes.bfloat16
+    turned = tkg.KVCache.flat(
+        batch=3, capacity=10, kv_heads=2, d_head=8, dtype="float16", transposed=True
+    )
+    assert turned.k.numpy().shape == (3, 2, 8, 10)
+    assert turned.v.numpy().shape == (3, 2, 10, 8)
+    table = np.zeros((3, 5), np.int32)
+    block = tkg.KVCache.block(
+        num_blocks=7, block_len=4, kv_heads=2, d_head=8, block_table=table, dtype="float32"
+    )
+    assert block.k.numpy().shape == (7, 4, 2, 8)
+    for cache in (flat, turned, block):
+        assert not cache.k.numpy().astype(np.float32).any()
+        assert not np.shares_memory(cache.k.numpy(), cache.v.numpy())
+
+
+def test_rope_tables_are_the_formula() -> None:
+    positions = np.array([[0, 1, 1000], [-1, 5, 6]], np.int32)
+    cos, sin = tkg.rope_tables(positions, 6, base=500.0)
+    assert cos.dtype == sin.dtype == np.float32
+    assert cos.shape == (3, 2, 3)
+    for i in range(3):
+        for b, s in np.ndindex(2, 3):
+            angle = max(int(positions[b, s]), 0) * 500.0 ** (-2 * i / 6)
+            assert cos[i, b, s] == pytest.approx(np.cos(angle), abs=1e-7)
+            assert sin[i, b, s] == pytest.approx(np.sin(angle), abs=1e-7)
+    own, _ = tkg.rope_tables(positions, 6, inv_freq=np.array([1.0, 0.5, 0.25]))
+    assert own[2, 0, 2] == pytest.approx(np.cos(250.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 7), (2, 3, 7), (200, 7)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_projection_of_any_leading_shape(backend: str, shape: tuple[int, ...], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    weight = rng.standard_normal((7, 11)).astype(numpy_dtype)
+    bias = rng.standard_normal((1, 11)).astype(np.float32)
+    x = rng.standard_normal(shape).astype(numpy_dtype)
+    y = tkg.Projection(tkg.Linear(weight, bias), backend=backend)(x)
+    assert y.dtype == numpy_dtype
+    assert y.shape == (*shape[:-1], 11)
+    want = x.astype(np.float64) @ weight.astype(np.float64) + bias[0]
+    rtol = 2**-8 if dtype == "bfloat16" else 1e-6
+    np.testing.assert_allclose(y.astype(np.float64), want, rtol=rtol, atol=4e-6)
+
+
+def test_torch_layers(backend: str) -> None:
+    case = Case(name="torch", kv_heads=2, lengths=(3, 8))
+    call = case.inputs(invalid=0.0)
+    want = run(backend, call)[0]
+    tensors = {
+        k: torch.from_numpy(v) if isinstance(v, np.ndarray) and k != "kv_cache_update_idx" else v
+        for k, v in call.items()
+    }
+    cache = tkg.KVCache(tensors["K_cache"], tensors["V_cache"])
+    rope = tkg.rope_tables(tensors["pos_ids"], 32)
+    y = block_of(case, tensors, backend)(tensors["X"], cache, tensors["pos_ids"], rope=rope)
+    assert isinstance(y, torch.Tensor)
+    np.testing.assert_allclose(y.reshape(want.shape).numpy(), want, rtol=0, atol=1e-5)
+    project = tkg.Projection(tkg.Linear(tensors["W_out"]), backend=backend)
+    assert project(torch.ones(2, 128)).shape == (2, 128)

@@ -1,0 +1,58 @@
+"""The whole option space: random combinations of options against the float64 oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from tests import oracle
+from tests.calls import block_checks, failures, projection_check, run, same_bits
+from tests.strategies import cases
+
+from tkg.testing.case import Case, ProjectionCase
+
+SEEDS = st.integers(0, 10**6)
+
+
+@given(case=cases(), seed=SEEDS)
+def test_every_combination_of_options_is_right(backend: str, case: Case, seed: int) -> None:
+    call = case.inputs(seed)
+    assert not failures(block_checks(backend, call, oracle.attention_block(call)))
+
+
+@given(
+    d_head=st.integers(1, 40),
+    batch=st.integers(1, 5),
+    heads=st.integers(1, 5),
+    tokens=st.integers(1, 4),
+    hidden=st.integers(1, 70),
+    dtype=st.sampled_from(("float32", "bfloat16", "float16")),
+    weight_dtype=st.sampled_from((None, "float32", "bfloat16", "float16")),
+    quantization=st.sampled_from(("NONE", "STATIC", "ROW")),
+    static_format=st.sampled_from(("float8_e4m3", "float8_e4m3fn")),
+    scale_rows=st.sampled_from((1, 128)),
+    bias=st.booleans(),
+    transposed=st.booleans(),
+    lnc=st.sampled_from((1, 2)),
+    seed=SEEDS,
+)
+def test_every_projection_is_right(backend: str, seed: int, **fields) -> None:
+    if fields["transposed"]:
+        fields["hidden"] = 256 * (1 + fields["hidden"] % 2)
+    call = ProjectionCase(name="random", **fields).inputs(seed)
+    assert projection_check(backend, call, oracle.output_projection(call)).ok
+
+
+@given(case=cases(), seed=SEEDS)
+def test_the_output_is_finite_whatever_lies_in_unread_places(
+    backend: str, case: Case, seed: int
+) -> None:
+    """`Case.inputs` fills them with its argument; Inf behaves unlike NaN in max and in min."""
+    results = []
+    for invalid in (0.0, np.nan, np.inf):
+        with np.errstate(over="ignore", invalid="ignore"):  # Inf has no place in e4m3fn
+            call = case.inputs(seed, invalid=invalid)
+        results.append(run(backend, call)[0])
+    assert np.isfinite(results[0].astype(np.float64)).all()
+    assert same_bits(results[0], results[1])
+    assert same_bits(results[0], results[2])

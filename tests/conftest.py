@@ -1,0 +1,30 @@
+"""What every test shares: the backends under test, and quiet, bounded hypothesis runs."""
+
+from __future__ import annotations
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy: the workers share the processors
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import HealthCheck, settings
+from tests.calls import BACKENDS
+
+settings.register_profile(
+    "tkg",
+    deadline=None,  # the first example of a process loads and warms up a backend
+    database=None,
+    derandomize=True,  # the same examples everywhere; TKG_HYPOTHESIS=explore draws fresh ones
+    max_examples=int(os.environ.get("TKG_EXAMPLES", "150")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.register_profile("explore", settings.get_profile("tkg"), derandomize=False)
+settings.load_profile(os.environ.get("TKG_HYPOTHESIS", "tkg"))
+
+
+@pytest.fixture(params=BACKENDS, scope="session")
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend under test in turn."""
+    return request.param

@@ -1,0 +1,144 @@
+"""The object API refuses what the drop-in call refuses, when the object is made or called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import tkg
+
+HEADS = tkg.Heads(4, 2, 16)
+COLUMNS = (4 + 2 * 2) * 16
+
+
+def zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def block(**changes: Any) -> tkg.AttentionBlock:
+    parts = {
+        "heads": HEADS,
+        "qkv": tkg.Linear(zeros(32, COLUMNS)),
+        "out": tkg.Linear(zeros(64, 32)),
+        "rope": "half",
+        "backend": "reference",
+    }
+    return tkg.AttentionBlock(**(parts | changes))
+
+
+def cache(**changes: Any) -> tkg.KVCache:
+    sizes = {"batch": 2, "capacity": 8, "kv_heads": 2, "d_head": 16, "dtype": "float32"}
+    return tkg.KVCache.flat(**(sizes | changes))
+
+
+LAYERS = {
+    "qkv columns": ({"qkv": tkg.Linear(zeros(32, 7))}, "qkv.*128"),
+    "out rows": ({"out": tkg.Linear(zeros(65, 32))}, "out.*64"),
+    "bias": ({"qkv": tkg.Linear(zeros(32, COLUMNS), bias=zeros(COLUMNS))}, r"bias.*\(1, 128\)"),
+    "heads": ({"heads": tkg.Heads(3, 2, 16)}, "heads.*multiple"),
+    "odd d_head": ({"heads": tkg.Heads(4, 2, 15)}, "even"),
+    "no heads": ({"heads": tkg.Heads(0, 0, 16)}, "at least 1"),
+    "rope": ({"rope": "neox"}, "rope.*'neox'"),
+    "eps": ({"input_norm": tkg.RMSNorm(None, -1.0)}, "eps.*-1"),
+    "norm weight": ({"input_norm": tkg.RMSNorm(zeros(1, 31), 1e-5)}, r"input_norm.*\(1, 31\)"),
+    "head norm": (
+        {"pre_rope_norm": tkg.QKNorm(zeros(1, 15), None, 1e-5)},
+        r"pre_rope_norm.*\(1, 15\)",
+    ),
+    "sink": ({"sink": zeros(1, 4)}, r"sink.*\(4, 1\)"),
+    "window": ({"sliding_window": 0}, "sliding_window.*0"),
+    "hidden": ({"hidden_dim_actual": 33}, "hidden_dim_actual.*33"),
+    "fp8 weight": (
+        {"qkv": tkg.Linear(zeros(32, COLUMNS, dtype=ml_dtypes.float8_e4m3))},
+        "float8_e4m3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_illegal_layer_cannot_be_made(name: str) -> None:
+    change, message = LAYERS[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        block(**change)
+
+
+def test_all_broken_rules_of_a_layer_are_in_one_message() -> None:
+    with pytest.raises(ValueError) as caught:
+        block(rope="x", sliding_window=0, sink=zeros(1, 1), hidden_dim_actual=99)
+    for text in ("rope", "sliding_window", "sink", "hidden_dim_actual"):
+        assert text in str(caught.value)
+
+
+POS = np.array([[0], [3]], np.int32)
+ROPE = tkg.rope_tables(POS, 16)
+
+STEPS = {
+    "x": ({"x": zeros(2, 1, 31)}, "32"),
+    "batch": ({"x": zeros(3, 1, 32), "pos_ids": np.zeros((3, 1), np.int32)}, "B = 3"),
+    "positions": ({"pos_ids": np.array([[0], [8]], np.int32)}, "pos_ids"),
+    "no rope": ({"rope": None}, "cos"),
+    "cache heads": ({"cache": cache(kv_heads=1)}, "KV heads"),
+    "cache d_head": ({"cache": cache(d_head=8)}, "d_head"),
+    "slot past the end": ({"slots": np.array([[1], [8]], np.int32)}, "slots.*8"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_an_illegal_step_changes_nothing(name: str) -> None:
+    change, message = STEPS[name]
+    arguments = {"x": np.ones((2, 1, 32), np.float32), "cache": cache(), "pos_ids": POS}
+    arguments |= {"rope": ROPE} | change
+    kv: tkg.KVCache = arguments["cache"]
+    with pytest.raises((ValueError, TypeError), match=message):
+        block()(**arguments)
+    assert not kv.k.numpy().any()
+    assert not kv.v.numpy().any()
+
+
+def test_an_fp8_cache_needs_a_named_scale() -> None:
+    kv = cache(dtype="float8_e4m3")
+    with pytest.raises(ValueError, match="scale.*FP8|FP8.*scale"):
+        block()(zeros(2, 1, 32), kv, POS, rope=ROPE)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_is_positive_and_finite(bad: float) -> None:
+    for make in (tkg.KVScale.quantize, tkg.KVScale.dequantize):
+        with pytest.raises(ValueError, match="KVScale.*positive"):
+            make(1.0, bad)
+        with pytest.raises(ValueError, match="KVScale.*positive"):
+            make(bad, 1.0)
+
+
+def test_the_two_scale_types_are_reciprocal() -> None:
+    assert tkg.KVScale.dequantize(0.25, 0.5) == tkg.KVScale.quantize(4.0, 2.0)
+
+
+def test_rope_tables_say_what_is_wrong() -> None:
+    for positions, d_head, message in (
+        (np.zeros(3, np.int32), 16, r"\[B, S\]"),
+        (POS, 15, "even"),
+        (POS, 0, "d_head"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tkg.rope_tables(positions, d_head)
+    with pytest.raises(ValueError, match=r"inv_freq.*\(8,\)"):
+        tkg.rope_tables(POS, 16, inv_freq=np.ones(7))
+
+
+def test_a_projection_checks_its_weight_and_its_input() -> None:
+    with pytest.raises((ValueError, TypeError), match="Projection.*weight"):
+        tkg.Projection(tkg.Linear(zeros(3)))
+    project = tkg.Projection(tkg.Linear(zeros(8, 4)), backend="reference")
+    with pytest.raises(ValueError, match="8"):
+        project(zeros(2, 7))
+
+
+def test_an_unknown_backend_is_refused_when_the_layer_is_made() -> None:
+    with pytest.raises(ValueError, match="'abacus'"):
+        block(backend="abacus")
+    with pytest.raises(tkg.Unsupported, match="neuron"):
+        block(backend="neuron")

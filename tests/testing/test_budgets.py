@@ -1,0 +1,115 @@
+"""The budgets: wide enough for what they are for, and not wider than they need to be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests import oracle
+from tests.calls import run
+
+from tkg.testing import budgets, pipeline
+from tkg.testing.bounds import Bounds
+from tkg.testing.budgets import Check, check_block, compare, layout
+from tkg.testing.case import Case
+from tkg.testing.cases import CASES
+from tkg.testing.eager import Eager
+from tkg.testing.problem import of_call
+from tkg.testing.rounding import error_before_rounding, round_to
+
+SOME = [case for case in CASES if "ci" in case.tags and case.hidden < 4096]
+
+
+def alive(case: Case, x: np.ndarray) -> np.ndarray:
+    rows = np.array(case.lengths) >= 0
+    return x * rows.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_the_staged_run_is_the_oracle(case: Case) -> None:
+    """In float64, nothing rounded between stages: the bounds are bounds of the right thing."""
+    call = case.inputs()
+    problem, want = of_call(call), oracle.attention_block(call)
+    for arithmetic in (Eager(None, np.float64), Bounds()):
+        stages = pipeline.run(problem, arithmetic)
+        values = [getattr(x, "value", x) for x in (stages.out, stages.k_raw, stages.v_raw)]
+        out, k_raw, v_raw = (alive(case, x) for x in values)
+        np.testing.assert_allclose(layout(call, out), want.out, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(k_raw, want.k_raw, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(v_raw, want.v_raw, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_float32_arithmetic_keeps_to_its_bounds(case: Case) -> None:
+    """A float32 run of the same stages, before the final rounding."""
+    call = case.inputs()
+    problem = of_call(call)
+    true, got = pipeline.run(problem, Bounds()), pipeline.run(problem, Eager(None))
+    for name in ("out", "k_raw", "v_raw"):
+        value, bound = getattr(true, name)
+        error = alive(case, np.abs(getattr(got, name) - value))
+        assert compare(name, error, alive(case, bound)).ok
+
+
+@pytest.mark.parametrize("case", SOME, ids=str)
+def test_the_float32_budget_is_far_below_bfloat16(case: Case) -> None:
+    """One rounding of an intermediate to 16 bits costs 2^-9 of its size; the budget is 1/50 of it.
+
+    Where FP8 activations lie next to a tie, one step of theirs is allowed: those cases are apart.
+    """
+    if "STATIC" in (case.qkv, case.out):
+        return
+    call = case.inputs()
+    true = pipeline.run(of_call(call), Bounds()).out
+    size = np.sqrt(np.mean(alive(case, true.value) ** 2))
+    assert np.median(alive(case, true.error)) <= size * 2**-9 / 50
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_same_dtype_budgets_take_eager_code_and_little_more(dtype: str) -> None:
+    case = Case(name="same-dtype", dtype=dtype, kv_heads=2, tokens=3, bias_qkv=True)
+    call = case.inputs()
+    truth = oracle.attention_block(call)
+    stages = pipeline.run(of_call(call), Eager(dtype))
+    out = layout(call, stages.out)
+
+    def checks(scale: float, computes: budgets.Computes) -> Check:
+        got = truth.out + scale * (out - truth.out)
+        allowed = budgets._allowed(call, computes)
+        error = error_before_rounding(round_to(got, dtype), truth.out, dtype)
+        return compare("out", error, layout(call, allowed.out))
+
+    assert checks(1.0, "same dtype").ok
+    assert not checks(1.0, "float32").ok
+    assert not checks(10.0, "same dtype").ok
+
+
+def test_a_cached_value_may_differ_only_next_to_a_tie() -> None:
+    case = Case(name="ties", dtype="bfloat16", tokens=5, kv_heads=2)
+    call = case.inputs()
+    out, K, V = run("reference", call)
+    truth = oracle.attention_block(call)
+    moved = V.copy()
+    bits = moved.view(np.uint16)
+    bits[0, 0, 37, 3] += 1
+    failed = [c.what for c in check_block(call, (out, K, moved), truth) if not c.ok]
+    distance = error_before_rounding(moved[0, 0, 37, 3], truth.v_raw[0, 0, 0, 3], "bfloat16")
+    assert distance > 1e-5  # this value is not next to a tie
+    assert failed == ["V"]
+
+
+def test_another_shape_or_dtype_is_never_right() -> None:
+    """A missing axis would be broadcast, and a wider dtype looks more exact."""
+    call = Case(name="shapes", kv_heads=2, tokens=2, update=False).inputs()
+    out, K, V = run("reference", call)
+    truth = oracle.attention_block(call)
+    for wrong in ((out[:1], K, V), (out.astype(np.float64), K, V), (out[None], K, V)):
+        assert [c.what for c in check_block(call, wrong, truth) if not c.ok] == ["out"]
+    for wrong in ((out, K, V[:, :, :1]), (out, K, V.astype(np.float64))):
+        assert [c.what for c in check_block(call, wrong, truth) if not c.ok] == ["V"]
+
+
+def test_no_budget_means_no_error() -> None:
+    check = compare("out", np.array([0.0, 1e-30]), np.array([0.0, 0.0]))
+    assert not check.ok
+    assert compare("out", np.zeros(2), np.zeros(2)).ok
+    assert not compare("out", np.array([np.nan]), np.array([1.0])).ok
