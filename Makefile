@@ -56,10 +56,10 @@ $(VENV)/run.stamp: $(VENV)/pip.stamp $(CORE)
 	$(BIN)/pip install --quiet --editable '.[run]'
 	touch $@
 
-$(VENV)/test.stamp: $(VENV)/pip.stamp $(CORE)
-	$(BIN)/pip install --quiet --editable '.[test]'
-	touch $@ $(VENV)/run.stamp
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet --group test
+	touch $@
 
 $(VENV)/lint.stamp: $(VENV)/test.stamp
-	$(BIN)/pip install --quiet --editable '.[lint]'
+	$(BIN)/pip install --quiet --group lint
 	touch $@

@@ -142,6 +142,6 @@ def test_the_hooks_run_the_pinned_tools() -> None:
     assert set(re.findall(r"language: (\S+)", hooks)) == {"system"}
     tools = re.findall(r"entry: \.venv/bin/(\S+)", hooks)
     assert len(tools) == len(re.findall(r"entry:", hooks))
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pinned = {p.partition("==")[0] for p in extras["optional-dependencies"]["lint"] if "==" in p}
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    pinned = {p.partition("==")[0] for p in groups["lint"] if "==" in p}
     assert set(tools) == pinned

@@ -192,13 +192,14 @@ def _needed_blocks(call: BlockCall, geometry: Geometry) -> np.ndarray:
         seen = call.mask.numpy()[: call.prior].any(axis=(2, 3))
         padded = np.zeros((columns * length, call.batch), bool)
         padded[: call.prior] = seen
-        return padded.reshape(columns, length, call.batch).any(axis=1).T
+        blocks = padded.reshape(columns, length, call.batch)
+        return np.logical_or.reduce(blocks, axis=1).T
     assert start is not None
     first = np.arange(columns) * length
     oldest = np.zeros_like(start)
     if call.block.sliding_window is not None:
         oldest = start - call.block.sliding_window + 1
-    return np.logical_and(first < start[:, None], first + length > oldest[:, None])
+    return (first < start[:, None]) & (first + length > oldest[:, None])
 
 
 def _check_update(rules: Rules, call: BlockCall, geometry: Geometry) -> None:

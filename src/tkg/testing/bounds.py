@@ -10,7 +10,8 @@ summation or on fused multiply-adds, so they fit every backend that accumulates 
 
 Rounding to a grid (the cache's dtype, FP8 activations) hides errors, or turns a tiny one into a
 whole step where the true value lies next to a tie. `stored` tells the two apart by rounding both
-ends of the error interval.
+ends of the error interval. Such a step is no small random error but a jump of known size that
+happens or not, so jumps are carried apart and added up at their full size.
 """
 
 from __future__ import annotations
@@ -30,10 +31,29 @@ FEW = 4 * U
 
 
 class Bounded(NamedTuple):
-    """A true value and a bound on a float32 computation's error in it."""
+    """A true value, a bound on a float32 computation's error in it, and how far it may jump."""
 
     value: np.ndarray
     error: np.ndarray
+    jump: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """What a result may be off by."""
+        return self.error + self.jump
+
+
+def exact(x: np.ndarray) -> Bounded:
+    """A value that is given."""
+    return Bounded(x, np.zeros_like(x), np.zeros_like(x))
+
+
+def gathered(jump: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Jumps through `x @ factors`: all at once, but no more than six times their root sum of squares.
+
+    The second holds since their signs are not all alike; it is the smaller one from 36 jumps on.
+    """
+    return np.minimum(jump @ np.abs(factors), 6 * np.sqrt(jump**2 @ factors**2))
 
 
 def sum_error(length: int, total: np.ndarray, terms: np.ndarray) -> np.ndarray:
@@ -53,7 +73,7 @@ class Bounds:
     """Arithmetic on `Bounded` values."""
 
     def enter(self, x: np.ndarray) -> Bounded:
-        return Bounded(x, np.zeros_like(x))
+        return exact(x)
 
     def norm(self, x: Bounded, weight: np.ndarray | None, eps: float) -> Bounded:
         n = x.value.shape[-1]
@@ -66,93 +86,111 @@ class Bounds:
         y = x.value * gain
         through = np.sqrt((squares * x.error**2).sum(-1, keepdims=True)) / n
         relative = (_quadrature(sum_error(n, mean, terms) / 2, through)) / root**2
-        return Bounded(y, _quadrature(x.error * gain, y * relative, FEW * y))
+        jump = (
+            np.abs(x.jump * gain)
+            + np.abs(y) * (np.abs(x.value) * x.jump).mean(-1, keepdims=True) / root**2
+        )
+        return Bounded(y, _quadrature(x.error * gain, y * relative, FEW * y), jump)
 
     def linear(self, x: Bounded, weights: Weights) -> Bounded:
         if weights.step is not None:
-            z = Bounded(x.value / weights.step, x.error / weights.step)
-            z = Bounded(z.value, _quadrature(z.error, FEW * z.value))
-            x = self.stored(z, "float8_e4m3")
+            z, error, jump = (t / weights.step for t in x)
+            x = self.stored(Bounded(z, _quadrature(error, FEW * z), jump), "float8_e4m3")
         squares = weights.weight**2
         y = x.value @ weights.weight
         terms = np.sqrt(x.value**2 @ squares)
         error = _quadrature(
             sum_error(weights.weight.shape[0], y, terms), np.sqrt(x.error**2 @ squares)
         )
+        jump = gathered(x.jump, weights.weight)
         if weights.columns is not None:
-            y, error = y * weights.columns, error * np.abs(weights.columns)
+            y, error, jump = (t * np.abs(weights.columns) for t in (y, error, jump))
             error = _quadrature(error, FEW * y)
         if weights.bias is not None:
             y = y + weights.bias
             error = _quadrature(error, U * y)
-        return Bounded(y, error)
+        return Bounded(y, error, jump)
 
     def rope(self, x: Bounded, cos: np.ndarray, sin: np.ndarray, half: bool) -> Bounded:
         first, second = pairs(x.value.shape[-1], half)
-        y, error = np.empty_like(x.value), np.empty_like(x.value)
+        y, error, jump = (np.empty_like(x.value) for _ in range(3))
         for here, other, sign in ((first, second, -1.0), (second, first, 1.0)):
             a, b = x.value[..., here] * cos, x.value[..., other] * sin
             y[..., here] = a + sign * b
             error[..., here] = _quadrature(
                 x.error[..., here] * cos, x.error[..., other] * sin, FEW * a, FEW * b
             )
-        return Bounded(y, error)
+            jump[..., here] = np.abs(x.jump[..., here] * cos) + np.abs(x.jump[..., other] * sin)
+        return Bounded(y, error, jump)
 
     def scaled(self, x: Bounded, scale: float | None) -> Bounded:
         if scale is None:
             return x
         y = x.value * scale
-        return Bounded(y, _quadrature(x.error * abs(scale), FEW * y))
+        return Bounded(y, _quadrature(x.error * abs(scale), FEW * y), x.jump * abs(scale))
 
     def stored(self, x: Bounded, dtype: str) -> Bounded:
-        low, high = grid(x.value - x.error, dtype), grid(x.value + x.error, dtype)
-        return Bounded(grid(x.value, dtype), high - low)
+        low, high = grid(x.value - x.total, dtype), grid(x.value + x.total, dtype)
+        value, nothing = grid(x.value, dtype), np.zeros_like(x.value)
+        if dtype == "float32":  # steps are no larger than the errors: random like them
+            return Bounded(value, high - low, nothing)
+        return Bounded(value, nothing, high - low)
 
     def attend(self, q: Bounded, k: Bounded, v: Bounded, problem: Problem) -> Bounded:
         group = problem.heads[0] // problem.heads[1]
-        query, query_error = (t.transpose(0, 2, 1, 3) for t in q)
+        query = Bounded(*(t.transpose(0, 2, 1, 3) for t in q))
         nothing = np.zeros_like(problem.k_cache)
         keys, values = (
-            joined(old, new.value, group)
+            Bounded(
+                *(joined(o, n, group) for o, n in zip((old, nothing, nothing), new, strict=True))
+            )
             for old, new in ((problem.k_cache, k), (problem.v_cache, v))
         )
-        key_error, value_error = (joined(nothing, new.error, group) for new in (k, v))
-        scores, score_error = self._scores(query, query_error, keys, key_error, problem.scale)
-        scores = np.where(problem.visible, scores, -np.inf)
-        top = shift(scores, problem.sink)
-        p = np.exp(scores - top)
+        scores = _scores(query, keys, problem.scale)
+        visible = np.where(problem.visible, scores.value, -np.inf)
+        top = shift(visible, problem.sink)
+        p = np.exp(visible - top)
         total = p.sum(-1, keepdims=True)
         if problem.sink is not None:
             total = total + np.exp(problem.sink[:, None, None] - top)
         p = p / np.where(total > 0, total, 1)
         # exp's own error, and that of its argument's rounding
-        size = np.where(problem.visible, 1 + np.abs(scores) + np.abs(top), 0.0)
-        spread = np.square(p) * (np.square(score_error) + np.square(FEW * size))
-        y = p @ values
-        # d(out) = sum p_i ds_i (v_i - out); the square is expanded so as to stay a matrix product
-        moved = spread @ values**2 - 2 * y * (spread @ values) + y**2 * spread.sum(-1)[..., None]
+        size = np.where(problem.visible, 1 + np.abs(scores.value) + np.abs(top), 0.0)
+        y = p @ values.value
         error = _quadrature(
-            np.sqrt(np.maximum(moved, 0)),
-            np.sqrt(p**2 @ value_error**2),
-            sum_error(p.shape[-1], y, np.sqrt(p**2 @ values**2)),
+            _moved(p * _quadrature(scores.error, FEW * size), values.value, y),
+            np.sqrt(p**2 @ values.error**2),
+            sum_error(p.shape[-1], y, np.sqrt(p**2 @ values.value**2)),
             FEW * y,
         )
-        return Bounded(y.transpose(0, 2, 1, 3), error.transpose(0, 2, 1, 3))
-
-    def _scores(
-        self, q: np.ndarray, q_error: np.ndarray, k: np.ndarray, k_error: np.ndarray, scale: float
-    ) -> Bounded:
-        scores = q @ k.swapaxes(2, 3)
-        squares = (k**2).swapaxes(2, 3)
-        error = _quadrature(
-            sum_error(q.shape[-1], scores, np.sqrt(q**2 @ squares)),
-            np.sqrt(q_error**2 @ squares),
-            np.sqrt(q**2 @ (k_error**2).swapaxes(2, 3)),
-        )
-        return Bounded(scores * scale, error * abs(scale))
+        jump = p @ values.jump + 6 * _moved(p * scores.jump, values.value, y)
+        return Bounded(*(t.transpose(0, 2, 1, 3) for t in (y, error, jump)))
 
     def reshape(self, x: Bounded, shape: tuple[int, ...]) -> Bounded:
-        return Bounded(x.value.reshape(shape), x.error.reshape(shape))
+        return Bounded(*(t.reshape(shape) for t in x))
 
     def heads(self, x: Bounded, start: int, stop: int) -> Bounded:
-        return Bounded(x.value[:, :, start:stop], x.error[:, :, start:stop])
+        return Bounded(*(t[:, :, start:stop] for t in x))
+
+
+def _scores(q: Bounded, k: Bounded, scale: float) -> Bounded:
+    """`q k^T * scale`."""
+    turned = Bounded(*(t.swapaxes(2, 3) for t in k))
+    scores = q.value @ turned.value
+    squares = turned.value**2
+    error = _quadrature(
+        sum_error(q.value.shape[-1], scores, np.sqrt(q.value**2 @ squares)),
+        np.sqrt(q.error**2 @ squares),
+        np.sqrt(q.value**2 @ turned.error**2),
+    )
+    jump = gathered(q.jump, turned.value) + np.abs(q.value) @ turned.jump
+    return Bounded(
+        *(t * size for t, size in ((scores, scale), (error, abs(scale)), (jump, abs(scale))))
+    )
+
+
+def _moved(spread: np.ndarray, v: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`sum p_i ds_i (v_i - y)` in quadrature, for `spread = p ds`; expanded into matrix products."""
+    s = np.square(spread)
+    moved = s @ v**2 - 2 * y * (s @ v) + y**2 * s.sum(-1)[..., None]
+    return np.sqrt(np.maximum(moved, 0))

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from tkg.testing import pipeline
-from tkg.testing.bounds import Bounded, Bounds
+from tkg.testing.bounds import Bounded, Bounds, exact
 from tkg.testing.eager import Eager
 from tkg.testing.problem import Call, Weights, logical, new_slots, of_call
 from tkg.testing.rounding import error_before_rounding
@@ -99,9 +99,9 @@ def check_projection(
     attention = np.asarray(call["attention"]).astype(np.float64)
     x = attention.transpose(1, 3, 2, 0).reshape(-1, call["weight"].shape[0])
     weights = _projection_weights(call)
-    allowed = Bounds().linear(Bounded(x, np.zeros_like(x)), weights)
+    allowed = Bounds().linear(exact(x), weights)
     dtype = call["attention"].dtype.name
-    budget = allowed.error
+    budget = allowed.total
     if computes == "same dtype":
         budget = budget + _eager_error(Eager(dtype).linear(x.astype(np.float32), weights), allowed)
     if call.get("TRANSPOSE_OUT"):
@@ -145,15 +145,15 @@ def _allowed(call: Call, computes: Computes) -> pipeline.Stages:
     problem = of_call(call)
     bounds = Bounds()
     true = pipeline.run(problem, bounds)
-    budgets = [true.out.error]
-    budgets += [bounds.stored(t, problem.cache_dtype).error for t in (true.k_raw, true.v_raw)]
+    budgets = [true.out.total]
+    budgets += [bounds.stored(t, problem.cache_dtype).total for t in (true.k_raw, true.v_raw)]
     if computes == "same dtype":
         eager = pipeline.run(problem, Eager(problem.dtype))
         budgets[0] = budgets[0] + _eager_error(eager.out, true.out)
         for i, name in ((1, "k_raw"), (2, "v_raw")):
             raw = getattr(true, name)
-            wider = Bounded(raw.value, raw.error + _eager_error(getattr(eager, name), raw))
-            budgets[i] = bounds.stored(wider, problem.cache_dtype).error
+            wider = raw._replace(error=raw.error + _eager_error(getattr(eager, name), raw))
+            budgets[i] = bounds.stored(wider, problem.cache_dtype).total
     out, k, v = (b * problem.alive.reshape(-1, *[1] * (b.ndim - 1)) for b in budgets)
     return pipeline.Stages(k, v, out)
 
