@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy: the workers share the p
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from tests.calls import BACKENDS
 
 settings.register_profile(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
-from tests.calls import Call, without
 
+from tests.calls import Call, without
 from tkg.testing.case import Case
 
 

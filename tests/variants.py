@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tests.calls import Call
 
+from tests.calls import Call
 from tkg.contract.dtypes import SKIP_SLOT
 from tkg.testing.problem import logical, new_slots, of_call
 from tkg.testing.rounding import unit_roundoff

@@ -14,7 +14,10 @@ namespace tkg {
 
 namespace {
 
-constexpr int spins = 400;  // pauses before sleeping: 10 to 25 microseconds
+// Pauses (20 to 60 nanoseconds each) before sleeping. At a barrier: about as long as a phase may be
+// out of balance. Between runs: about as long as a decode loop takes from call to call, since
+// waking a sleeping thread takes tens of microseconds.
+constexpr int barrier_spins = 1000, idle_spins = 10000;
 
 void pause() {
 #if defined(__x86_64__)
@@ -24,7 +27,7 @@ void pause() {
 #endif
 }
 
-void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old, int spins) {
     for (int i = 0; i < spins; ++i) {
         if (value.load(std::memory_order_acquire) != old) return;
         pause();
@@ -47,7 +50,7 @@ Team::~Team() {
 
 void Team::loop(int thread) {
     for (std::uint32_t seen = 0;; ++seen) {
-        wait_while(started_, seen);
+        wait_while(started_, seen, idle_spins);
         if (stopping_) return;
         work_(context_, thread);
         barrier();
@@ -69,7 +72,7 @@ void Team::run(void (*work)(void*, int), void* context) {
 void Team::barrier() {
     const std::uint32_t generation = passed_.load(std::memory_order_relaxed);
     if (missing_.fetch_sub(1, std::memory_order_acq_rel) > 1) {
-        wait_while(passed_, generation);
+        wait_while(passed_, generation, barrier_spins);
         return;
     }
     missing_.store(size_, std::memory_order_relaxed);

@@ -1,8 +1,8 @@
 // A team of threads that runs one function at a time, with barriers in it.
 //
 // Why not OpenMP: its barriers spin for milliseconds before they sleep, and a machine that runs
-// anything else beside us then loses most of its speed. Here a thread that waits spins for about as
-// long as a phase may be out of balance (some 20 microseconds) and then sleeps.
+// anything else beside us then loses most of its speed. Here a thread that waits spins for tens of
+// microseconds (a few hundred between calls) and then sleeps.
 #pragma once
 
 #include <atomic>

@@ -14,9 +14,10 @@
 namespace tkg {
 namespace {
 
-constexpr int block_k = 64;   // rows of w in a block: a tile of it stays in L1
+constexpr int block_k = 16;   // rows of w in a block: as many streams as prefetchers follow
 constexpr int tile_vecs = 4;  // vectors of columns in a register tile
 constexpr int tile_n = tile_vecs * lanes;
+constexpr i64 min_chunk_k = 64;
 constexpr i64 max_chunks = 8;  // at most, so that partial sums stay small beside the weights
 
 struct GemmPlan {
@@ -29,7 +30,7 @@ struct GemmPlan {
 
 inline GemmPlan plan_gemm(i64 m, i64 k, i64 n, int threads) {
     GemmPlan plan{m, k, n, 0, 0, 0, 0};
-    plan.chunk_k = max_of(512, round_up(ceil_div(k, max_chunks), block_k));
+    plan.chunk_k = round_up(ceil_div(k, max_chunks), min_chunk_k);
     plan.chunks = ceil_div(k, plan.chunk_k);
     // About four tasks a thread for balance, but column ranges long enough to stream.
     const i64 wanted = ceil_div(4 * threads, plan.chunks);

@@ -23,6 +23,10 @@ from tkg.contract.errors import Rules
 from tkg.contract.linear_rules import check_linear
 from tkg.contract.projection import ProjectionCall, checked_attention
 
+_STEP_NAMES = {"slot_ids": "slots", "cos": "rope[0]", "sin": "rope[1]"}
+_PROJECTION_NAMES = {"attention": "x as [in, rows, 1, 1]", "projection.weight": "linear.weight"}
+"""Field of a call to the parameter that it comes from, where the two differ."""
+
 
 class AttentionBlock:
     """An attention layer for token generation.
@@ -126,7 +130,7 @@ class AttentionBlock:
             pos_ids=positions,
             slot_ids=_own_slots(cache, positions) if slots is None else slots,
         )
-        call = checked(Rules("AttentionBlock"), call)
+        call = checked(Rules("AttentionBlock", _STEP_NAMES), call)
         out = api.run_block(call, self.backend)[0]
         return out if block.out is None else out.reshape(call.batch, call.tokens, -1)
 
@@ -175,7 +179,7 @@ class Projection:
         # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
         attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]
         call = ProjectionCall(attention, self.linear)
-        call = checked_attention(Rules("Projection"), call)
+        call = checked_attention(Rules("Projection", _PROJECTION_NAMES), call)
         return api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.calls import BACKENDS, Call
-from tests.variants import assert_same
 
 import tkg
+from tests.calls import BACKENDS, Call
+from tests.variants import assert_same
 from tkg.testing.case import Case
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tests import oracle
 from tests.calls import block_checks, checksums, failures, projection_check, run
-
 from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES, select
 from tkg.testing.verify import block_truth, projection_truth

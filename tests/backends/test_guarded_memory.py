@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.calls import BACKENDS
 
+from tests.calls import BACKENDS
 from tkg.backends import cpu
 from tkg.testing.cases import CASES, PROJECTION_CASES
 

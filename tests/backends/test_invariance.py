@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.calls import BACKENDS, Call, run, same_bits
-from tests.variants import paged, repaged, rows
 
 import tkg
+from tests.calls import BACKENDS, Call, run, same_bits
+from tests.variants import paged, repaged, rows
 from tkg.testing.case import PADDED, Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
 

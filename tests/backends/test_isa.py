@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.calls import BACKENDS
 
+from tests.calls import BACKENDS
 from tkg.backends import cpu
 
 HERE = Path(__file__).parent

@@ -7,11 +7,11 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
+
+import tkg
 from tests import oracle
 from tests.calls import Call, failures, run, without
 from tests.variants import assert_same, masked, paged, repaged, rows, step, transposed, unpaged
-
-import tkg
 from tkg.testing.budgets import check_block
 from tkg.testing.case import PADDED, Case
 from tkg.testing.problem import logical, new_slots

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.calls import Call, run
 
+from tests.calls import Call, run
 from tkg.testing.case import Case
 
 BAD = (float("nan"), float("inf"), -float("inf"))

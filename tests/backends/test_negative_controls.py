@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.calls import run
-from tests.controls import CONTROLS, Control
 
 import tkg
+from tests.calls import run
+from tests.controls import CONTROLS, Control
 from tkg.testing.budgets import check_block, check_projection
 from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES

@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+
+import tkg
 from tests import oracle
 from tests.calls import Call, run, same_bits
 from tests.variants import assert_same, paged
-
-import tkg
 from tkg.testing.case import PADDED, Case
 
 

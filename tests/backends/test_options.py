@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests import oracle
 from tests.calls import block_checks, failures, projection_check, run, same_bits
 from tests.strategies import cases
-
 from tkg.testing.case import Case, ProjectionCase
 
 SEEDS = st.integers(0, 10**6)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tests import oracle
 from tests.calls import block_checks, failures, projection_check
-
 from tkg.testing.case import Case, ProjectionCase
 
 

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tests.calls import BACKENDS, run, same_bits
 
 import tkg
+from tests.calls import BACKENDS, run, same_bits
 from tkg.testing.case import Case, ProjectionCase
 
 cpu_only = pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from tests.calls import BACKENDS, Call, run
 
 import tkg
+from tests.calls import BACKENDS, Call, run
 from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
 from tkg.testing.verify import own_caches

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.calls import BACKENDS, Call, checksums
 
 import tkg
+from tests.calls import BACKENDS, Call, checksums
 from tkg.testing.case import Case, ProjectionCase
 
 pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")

@@ -7,8 +7,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from tests.calls import Call
 
+from tests.calls import Call
 from tkg.testing.case import Case
 
 E4M3, E4M3FN = ml_dtypes.float8_e4m3, ml_dtypes.float8_e4m3fn

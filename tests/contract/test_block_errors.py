@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import tkg
 from tests.calls import Call, checksums
 from tests.contract.broken_calls import (
     BLOCK,
@@ -24,8 +26,6 @@ from tests.contract.broken_calls import (
     S,
     zeros,
 )
-
-import tkg
 from tkg.testing.case import PADDED, Case
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.calls import Call, checksums
 
 import tkg
+from tests.calls import Call, checksums
 from tkg.testing.case import Case, ProjectionCase
 
 CASE = Case(name="explained", lengths=(40, 7), q_heads=4, kv_heads=2, sink=True, window=9)

@@ -7,9 +7,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.calls import Call, checksums
 
 import tkg
+from tests.calls import Call, checksums
 from tkg.testing.case import ProjectionCase
 
 PLAIN = ProjectionCase(name="plain", tokens=3, bias=True)  # D 64, B 2, N 4, S 3, H 256

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.runner import tiny_models
 
 torch.set_num_threads(1)  # its idle threads would spin beside those of the C++ core

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import transformers
-from tests.runner.tiny_models import CHAT, tokenizer
 from tokenizers import Tokenizer
 
+from tests.runner.tiny_models import CHAT, tokenizer
 from tkg.runner.chat import chat_prompt
 from tkg.runner.errors import ModelError
 from tkg.runner.vocabulary import Vocabulary

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from tests.runner.tiny_models import LINEAR, LLAMA3, SIZES
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from tests.runner.tiny_models import LINEAR, LLAMA3, SIZES
 from tkg.runner.errors import ModelError
 from tkg.runner.huggingface_config import model_config
 from tkg.runner.rope import inverse_frequencies

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.runner import tiny_models
 
 import tkg
+from tests.runner import tiny_models
 from tkg.runner.engine import Engine
 from tkg.runner.errors import ModelError
 from tkg.runner.sampler import Sampler

@@ -9,9 +9,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+
 from tests.runner import tiny_models
 from tests.runner.test_model import TOKENS, logits_of, truth_and_budget
-
 from tkg.runner.checkpoint import open_checkpoint
 from tkg.runner.errors import ModelError
 from tkg.runner.gguf_file import GGUFFile, gguf_name

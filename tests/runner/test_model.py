@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.runner import tiny_models
 
 import tkg
+from tests.runner import tiny_models
 from tkg.runner.checkpoint import Checkpoint, open_checkpoint
 from tkg.runner.kv_cache import make_caches
 from tkg.runner.model import Model, rms_norm, silu

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
 from tests.runner import tiny_models
 from tests.runner.test_model import TOKENS, logits_of
-
 from tkg.runner.checkpoint import open_checkpoint
 from tkg.runner.errors import ModelError
 from tkg.runner.model import Model

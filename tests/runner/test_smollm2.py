@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+
 from tests.runner import tiny_models
 from tests.runner.texts import many
 from tests.runner.tiny_models import permuted
-
 from tkg.runner.checkpoint import open_checkpoint
 from tkg.runner.download import default_model
 from tkg.runner.engine import Engine

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import transformers
-from tests.runner.texts import many
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from tests.runner.texts import many
 from tkg.runner.errors import ModelError
 from tkg.runner.gguf_vocabulary import gguf_vocabulary
 from tkg.runner.vocabulary import TextStream

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tests import oracle
 from tests.calls import run
-
 from tkg.testing import budgets, pipeline
 from tkg.testing.bounds import Bounds
 from tkg.testing.budgets import Check, check_block, compare, layout
@@ -52,16 +52,18 @@ def test_float32_arithmetic_keeps_to_its_bounds(case: Case) -> None:
 
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_the_float32_budget_is_far_below_bfloat16(case: Case) -> None:
-    """One rounding of an intermediate to 16 bits costs 2^-9 of its size; the budget is 1/50 of it.
+    """An intermediate rounded to bfloat16 costs 2^-9 of its size; arithmetic has 1/50 of that.
 
-    Where FP8 activations lie next to a tie, one step of theirs is allowed: those cases are apart.
+    Where some K or V lies next to a tie it may jump by a step: the whole budget then stays below
+    half of such a rounding. Jumps of FP8 activations are larger: those cases are apart.
     """
     if "STATIC" in (case.qkv, case.out):
         return
     call = case.inputs()
     true = pipeline.run(of_call(call), Bounds()).out
     size = np.sqrt(np.mean(alive(case, true.value) ** 2))
-    assert np.median(alive(case, true.total)) <= size * 2**-9 / 50
+    assert np.median(alive(case, true.error)) <= size * 2**-9 / 50
+    assert np.median(alive(case, true.total)) <= size * 2**-9 / 2
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

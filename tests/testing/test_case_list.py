@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from tests.calls import checksums
 
+from tests.calls import checksums
 from tkg.testing.case import Case
 from tkg.testing.cases import CASES, PROJECTION_CASES, find, select
 

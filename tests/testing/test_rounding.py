@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests import oracle
 
+from tests import oracle
 from tkg.testing.rounding import error_before_rounding, round_to, step, unit_roundoff
 
 DTYPES = ("float16", "bfloat16", "float8_e4m3", "float8_e4m3fn")

@@ -10,6 +10,7 @@ A backend is a module with:
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
@@ -63,6 +64,7 @@ def find(name: str, operation: str) -> Backend:
     raise ValueError(f"{operation}: backend must be None or one of {names()}; got {name!r}")
 
 
+@functools.cache
 def load(backend: Backend) -> ModuleType:
     """The backend's module."""
     assert backend.module is not None

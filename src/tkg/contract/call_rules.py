@@ -195,11 +195,12 @@ def _needed_blocks(call: BlockCall, geometry: Geometry) -> np.ndarray:
         blocks = padded.reshape(columns, length, call.batch)
         return np.logical_or.reduce(blocks, axis=1).T
     assert start is not None
-    first = np.arange(columns) * length
-    oldest = np.zeros_like(start)
+    block = np.arange(columns)[None, :] * length
+    newest = np.minimum(block + length, start[:, None])
+    oldest = block
     if call.block.sliding_window is not None:
-        oldest = start - call.block.sliding_window + 1
-    return (first < start[:, None]) & (first + length > oldest[:, None])
+        oldest = np.maximum(block, start[:, None] - call.block.sliding_window + 1)
+    return np.less(oldest, newest)
 
 
 def _check_update(rules: Rules, call: BlockCall, geometry: Geometry) -> None:

@@ -116,13 +116,14 @@ class Model:
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     """`x / sqrt(mean(x^2) + eps) * weight` over the last axis."""
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps)) * weight[0]
+    mean = np.add.reduce(x * x, axis=-1, keepdims=True) / np.float32(x.shape[-1])
+    return x / np.sqrt(mean + np.float32(eps)) * weight[0]
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    """`x / (1 + exp(-x))`. exp may overflow to infinity, and then the limit 0 is right."""
-    with np.errstate(over="ignore"):
-        return x / (1 + np.exp(-x))
+    """`x * sigmoid(x)`, by way of tanh: exp could overflow."""
+    half = np.float32(0.5) * x
+    return half + half * np.tanh(half)
 
 
 def _qk_norm(weights: Weights, config: ModelConfig, name: str) -> tkg.QKNorm | None:

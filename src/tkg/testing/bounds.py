@@ -49,7 +49,7 @@ def exact(x: np.ndarray) -> Bounded:
 
 
 def gathered(jump: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Jumps through `x @ factors`: all at once, but no more than six times their root sum of squares.
+    """Jumps through `x @ factors`: all of them, but at most six times their root sum of squares.
 
     The second holds since their signs are not all alike; it is the smaller one from 36 jumps on.
     """
@@ -141,9 +141,7 @@ class Bounds:
         query = Bounded(*(t.transpose(0, 2, 1, 3) for t in q))
         nothing = np.zeros_like(problem.k_cache)
         keys, values = (
-            Bounded(
-                *(joined(o, n, group) for o, n in zip((old, nothing, nothing), new, strict=True))
-            )
+            Bounded(*map(joined, (old, nothing, nothing), new, (group,) * 3))
             for old, new in ((problem.k_cache, k), (problem.v_cache, v))
         )
         scores = _scores(query, keys, problem.scale)
@@ -163,7 +161,9 @@ class Bounds:
             sum_error(p.shape[-1], y, np.sqrt(p**2 @ values.value**2)),
             FEW * y,
         )
-        jump = p @ values.jump + 6 * _moved(p * scores.jump, values.value, y)
+        # n scores that jump, all at once: at most sqrt(n) times their root sum of squares
+        several = np.sqrt(np.count_nonzero(p * scores.jump, axis=-1)[..., None])
+        jump = p @ values.jump + np.minimum(several, 6) * _moved(p * scores.jump, values.value, y)
         return Bounded(*(t.transpose(0, 2, 1, 3) for t in (y, error, jump)))
 
     def reshape(self, x: Bounded, shape: tuple[int, ...]) -> Bounded:
@@ -184,13 +184,11 @@ def _scores(q: Bounded, k: Bounded, scale: float) -> Bounded:
         np.sqrt(q.value**2 @ turned.error**2),
     )
     jump = gathered(q.jump, turned.value) + np.abs(q.value) @ turned.jump
-    return Bounded(
-        *(t * size for t, size in ((scores, scale), (error, abs(scale)), (jump, abs(scale))))
-    )
+    return Bounded(scores * scale, error * abs(scale), jump * abs(scale))
 
 
 def _moved(spread: np.ndarray, v: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """`sum p_i ds_i (v_i - y)` in quadrature, for `spread = p ds`; expanded into matrix products."""
+    """`sum p_i ds_i (v_i - y)` in quadrature, for `spread = p ds`, as matrix products."""
     s = np.square(spread)
     moved = s @ v**2 - 2 * y * (s @ v) + y**2 * s.sum(-1)[..., None]
     return np.sqrt(np.maximum(moved, 0))

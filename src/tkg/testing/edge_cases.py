@@ -43,6 +43,7 @@ _CACHES = (
     _edge("block-len-3", cache="block", block_len=3, capacity=48),
     _edge("block-len-16-3d", cache="block", head_axis=False, lengths=(48, 0, 63)),
     _edge("block-kv-2", cache="block", kv_heads=2, lengths=(33, PADDED)),
+    _edge("block-window-1", cache="block", window=1, lengths=(20, 1)),
     _edge("block-window", cache="block", block_len=4, window=9, lengths=(50, 4)),
     _edge("no-update", update=False),
     _edge("no-update-3d", update=False, head_axis=False, tokens=3),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from tkg.backends.cpu import core
+from tkg.backends.cpu.library import core
 from tkg.backends.cpu.parts import Prepared, address, prepare
 from tkg.contract import dtypes
 from tkg.contract.arrays import Array
@@ -70,7 +71,12 @@ def _fill_visibility(prepared: Prepared, call: BlockCall) -> None:
 
 
 def _dtype(array: Array) -> Any:
-    return getattr(core().DType, array.dtype)
+    return _core_dtype(array.dtype)
+
+
+@functools.cache
+def _core_dtype(name: str) -> Any:
+    return getattr(core().DType, name)
 
 
 def output_projection(call: ProjectionCall) -> np.ndarray:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from tkg.backends.cpu import MAX_D_HEAD, MAX_TOKENS
 from tkg.contract.arrays import Array
 from tkg.contract.block import BlockCall, Linear
 from tkg.contract.cost import Call
-from tkg.contract.errors import Rules
 from tkg.contract.keywords import BLOCK_NAMES
 from tkg.contract.projection import PROJECTION_NAMES
 
+MAX_D_HEAD = 512
+MAX_TOKENS = 128
+"""Largest d_head and most new tokens a row (docs/contract.md, limits)."""
 
-def reasons(call: Call) -> list[str]:
-    """Every reason, in the words of the drop-in call; empty if the backend can run it."""
+
+def unsupported(call: Call) -> list[str]:
+    """Every reason why this backend cannot run a legal call, in the words of the drop-in call."""
     if isinstance(call, BlockCall):
         return _block_reasons(call)
-    name = Rules(call.operation, PROJECTION_NAMES).name
-    return _weight_reasons(name("projection.weight"), call.projection)
+    return _weight_reasons(PROJECTION_NAMES["projection.weight"], call.projection)
 
 
 def _block_reasons(call: BlockCall) -> list[str]:
-    name, block = Rules(call.operation, BLOCK_NAMES).name, call.block
-    found = _weight_reasons(name("qkv.weight"), block.qkv)
+    name, block = BLOCK_NAMES, call.block
+    found = _weight_reasons(name["qkv.weight"], block.qkv)
     if block.out is not None:
-        found += _weight_reasons(name("out.weight"), block.out)
+        found += _weight_reasons(name["out.weight"], block.out)
     if block.heads.d_head > MAX_D_HEAD:
         found.append(f"d_head is at most {MAX_D_HEAD}; this is {block.heads.d_head}")
     if call.tokens > MAX_TOKENS:
@@ -34,7 +35,7 @@ def _block_reasons(call: BlockCall) -> list[str]:
         ("cache.v", call.cache.v, "d_head"),
     ):
         if not _innermost_contiguous(array):
-            found.append(f"{name(field)}'s innermost axis ({axis}) must be contiguous in memory")
+            found.append(f"{name[field]}'s innermost axis ({axis}) must be contiguous in memory")
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tkg.backends.cpu import core
+from tkg.backends.cpu.library import core
 from tkg.contract.arrays import Array
 from tkg.contract.block import Block, Linear, QKNorm
 
