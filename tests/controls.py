@@ -163,7 +163,12 @@ CONTROLS = (
     ),
     Control(
         "window-one-more",
-        lambda case: case.window is not None and max(case.lengths) >= case.window,
+        # A paged row whose window is the new token alone has no page for one slot more.
+        lambda case: (
+            case.window is not None
+            and max(case.lengths) >= case.window
+            and (case.window > 1 or not case.block_len)
+        ),
         _window(1),
     ),
     Control(

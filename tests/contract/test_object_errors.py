@@ -79,7 +79,7 @@ STEPS = {
     "x": ({"x": zeros(2, 1, 31)}, "32"),
     "batch": ({"x": zeros(3, 1, 32), "pos_ids": np.zeros((3, 1), np.int32)}, "B = 3"),
     "positions": ({"pos_ids": np.array([[0], [8]], np.int32)}, "pos_ids"),
-    "no rope": ({"rope": None}, "cos"),
+    "no rope": ({"rope": None}, r"rope\[0\]"),
     "cache heads": ({"cache": cache(kv_heads=1)}, "KV heads"),
     "cache d_head": ({"cache": cache(d_head=8)}, "d_head"),
     "slot past the end": ({"slots": np.array([[1], [8]], np.int32)}, "slots.*8"),
