@@ -167,7 +167,7 @@ CONTROLS = (
         lambda case: (
             case.window is not None
             and max(case.lengths) >= case.window
-            and (case.window > 1 or not case.block_len)
+            and (case.window > 1 or case.cache != "block")
         ),
         _window(1),
     ),

@@ -47,6 +47,27 @@ void set_threads_or_throw(int threads) {
     set_num_threads(threads);
 }
 
+// NumPy's array interface, C side (numpy.org/doc/stable/reference/arrays.interface.html).
+struct ArrayInterface {
+    int two;
+    int nd;
+    char typekind;
+    int itemsize;
+    int flags;
+    Py_intptr_t* shape;
+    Py_intptr_t* strides;
+    void* data;
+    PyObject* descr;
+};
+
+// Where a NumPy array's first element is; `__array_interface__` would build a dict each time.
+Address address(nb::handle array) {
+    const nb::object capsule = nb::getattr(array, "__array_struct__");
+    void* p = PyCapsule_GetPointer(capsule.ptr(), nullptr);
+    if (!p) throw nb::python_error();
+    return reinterpret_cast<Address>(static_cast<ArrayInterface*>(p)->data);
+}
+
 template <auto Member, class Class>
 void bind_strides(nb::class_<Class>& target, const char* name) {
     target.def_prop_rw(
@@ -154,6 +175,7 @@ NB_MODULE(_core, m) {
         .def_rw("out", &Projection::out);
     bind_strides<&Projection::strides>(projection, "strides");
 
+    m.def("address", &address, nb::arg("array"));
     m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("step"));
     m.def("output_projection", &output_projection, nb::arg("call"));
     m.def("isa", [] { return std::string(variant().isa); });

@@ -35,7 +35,7 @@ class Prepared:
 
 def address(array: np.ndarray) -> int:
     """Where an array's first element is."""
-    return array.__array_interface__["data"][0]
+    return core().address(array)
 
 
 def float32(values: np.ndarray) -> np.ndarray:
