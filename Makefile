@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 CORE   := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CPP    := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test lint format sanitize smoke clean
+.PHONY: demo test bench lint format sanitize smoke clean
 
 demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer through the block
 	$(BIN)/tkg generate "Explain in two sentences why the sky is blue."
@@ -15,15 +15,18 @@ demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer t
 test: $(VENV)/test.stamp  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+bench: $(VENV)/test.stamp  ## the block beside its peers, checked and timed; files in build/bench
+	$(BIN)/tkg bench --quick --peer all --out build/bench
+
 lint: $(VENV)/lint.stamp  ## style and types; changes nothing
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/pyright
 
 format: $(VENV)/lint.stamp  ## rewrite the sources in the project's style
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/clang-format -i $(CPP)
 
 sanitize: sanitize-address,undefined sanitize-thread  ## the C++ core's own tests, instrumented

@@ -20,6 +20,13 @@ class Ceilings:
     bytes_per_second: float
     flops_per_second: float
 
+    def better(self, other: Ceilings) -> Ceilings:
+        """The higher of each: a measurement can only be too low."""
+        return Ceilings(
+            max(self.bytes_per_second, other.bytes_per_second),
+            max(self.flops_per_second, other.flops_per_second),
+        )
+
 
 def ceilings() -> Ceilings | str:
     """The ceilings with the current number of threads, measured once; or why they are not known."""
@@ -27,7 +34,16 @@ def ceilings() -> Ceilings | str:
     return reason if reason is not None else _measured(cpu.get_num_threads())
 
 
+def measured_now() -> Ceilings:
+    """The ceilings with the current number of threads, measured again.
+
+    Raises:
+        RuntimeError: there is no C++ core.
+    """
+    return Ceilings(cpu.measure_read_bandwidth(), cpu.measure_fma_rate())
+
+
 @functools.cache
 def _measured(threads: int) -> Ceilings:
     del threads  # the key of the cache; the core reads its own setting
-    return Ceilings(cpu.measure_read_bandwidth(), cpu.measure_fma_rate())
+    return measured_now()

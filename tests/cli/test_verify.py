@@ -54,7 +54,7 @@ def test_nothing_verified_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> Non
     ("arguments", "text"),
     [
         (["--backend", "abacus"], "'abacus'"),
-        (["--backend", "neuron"], "neuron"),
+        (["--backend", "cuda"], "cuda"),
         (["--tag", "nightly"], "'nightly'"),
         (["--case", "llama9"], "'llama9'"),
     ],

@@ -149,7 +149,7 @@ def test_a_padded_row_is_not_looked_at() -> None:
     assert np.isfinite(out).all()
 
 
-@pytest.mark.parametrize("name", ["cuda", "neuron"])
+@pytest.mark.parametrize("name", ["cuda"])
 def test_a_backend_that_cannot_run_says_why_and_who_can(name: str) -> None:
     with pytest.raises(tkg.Unsupported) as caught:
         tkg.attention_block_tkg(**FLAT.inputs(), backend=name)

@@ -140,5 +140,5 @@ def test_a_projection_checks_its_weight_and_its_input() -> None:
 def test_an_unknown_backend_is_refused_when_the_layer_is_made() -> None:
     with pytest.raises(ValueError, match="'abacus'"):
         block(backend="abacus")
-    with pytest.raises(tkg.Unsupported, match="neuron"):
-        block(backend="neuron")
+    with pytest.raises(tkg.Unsupported, match="cuda"):
+        block(backend="cuda")

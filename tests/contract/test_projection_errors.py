@@ -83,7 +83,7 @@ def test_all_broken_rules_are_in_one_message() -> None:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["cuda", "neuron"])
+@pytest.mark.parametrize("name", ["cuda"])
 def test_a_backend_that_cannot_run_says_so(name: str) -> None:
     with pytest.raises(tkg.Unsupported, match=name):
         tkg.output_projection_tkg(**PLAIN.inputs(), backend=name)

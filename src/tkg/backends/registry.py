@@ -40,7 +40,7 @@ BACKENDS = (
     Backend("reference", "tkg.backends.reference", "cpu", "NumPy"),
     Backend("cpu", "tkg.backends.cpu", "cpu", "the compiled C++ core"),
     Backend("cuda", None, "cuda", "an NVIDIA GPU, torch and Triton"),
-    Backend("neuron", None, "neuron", "a NeuronCore, or its simulator nkisim"),
+    Backend("neuron", "tkg.backends.neuron", "cpu", "a NeuronCore, or its simulator nkisim"),
 )
 
 DEFAULTS = {"cpu": "cpu", "cuda": "cuda", "none": "cpu"}

@@ -1,0 +1,328 @@
+"""The attention block of token generation in one kernel: nothing but inputs, weights and cache is
+read from HBM, nothing but the output and the new tokens is written.
+
+    X -> RMSNorm -> QKV -> [QK norm] -> [RoPE] -> [QK norm] -> attention over the cache ->
+    projection
+                                                 \\-> cache update
+
+Between the stages everything is transposed: heads [d, n, b*s] with the head dimension on
+partitions, which is what each next matmul contracts over.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.attention_tkg import (
+    Queries,
+    attention_tkg,
+    load_sink,
+    share_with_peer,
+)
+from tkg.backends.neuron.cache_reads import CacheReader, block_rows
+from tkg.backends.neuron.cache_update_tkg import (
+    NewTokens,
+    cache_update_tkg,
+    new_outputs,
+    rows_of_heads,
+)
+from tkg.backends.neuron.context import (
+    plan_context,
+    visible_from_mask,
+    visible_from_positions,
+)
+from tkg.backends.neuron.input_norm_tkg import (
+    HiddenSplit,
+    input_norm_tkg,
+    load_gamma,
+    load_hidden,
+)
+from tkg.backends.neuron.layout import FP8_MAX, PMAX, scalar_column
+from tkg.backends.neuron.matrices import apply_matrix, selection
+from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
+from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
+from tkg.backends.neuron.qkv_projection_tkg import qkv_projection_tkg
+from tkg.backends.neuron.rope_tkg import load_rope, rope_tkg
+from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of
+from tkg.contract.quantization import QuantizationType
+
+
+def attention_block_tkg(
+    X,
+    W_qkv,
+    K_cache,
+    V_cache,
+    X_hidden_dim_actual=None,
+    rmsnorm_X_enabled=False,
+    rmsnorm_X_eps=None,
+    rmsnorm_X_gamma=None,
+    bias_qkv=None,
+    quantization_type_qkv=QuantizationType.NONE,
+    weight_dequant_scale_qkv=None,
+    input_dequant_scale_qkv=None,
+    rmsnorm_QK_pre_rope_enabled=False,
+    rmsnorm_QK_pre_rope_eps=0.0,
+    rmsnorm_QK_pre_rope_W_Q=None,
+    rmsnorm_QK_pre_rope_W_K=None,
+    cos=None,
+    sin=None,
+    rope_contiguous_layout=True,
+    rmsnorm_QK_post_rope_enabled=False,
+    rmsnorm_QK_post_rope_eps=0.0,
+    rmsnorm_QK_post_rope_W_Q=None,
+    rmsnorm_QK_post_rope_W_K=None,
+    K_cache_transposed=False,
+    active_blocks_table=None,
+    attention_mask=None,
+    pos_ids=None,
+    sliding_window=0,
+    sink=None,
+    softmax_scale=None,
+    update_cache=False,
+    kv_cache_update_idx=None,
+    k_scale=None,
+    v_scale=None,
+    W_out=None,
+    bias_out=None,
+    quantization_type_out=QuantizationType.NONE,
+    weight_dequant_scale_out=None,
+    input_dequant_scale_out=None,
+    transposed_out=False,
+    out_in_sb=False,
+    sbm=None,
+    skip_attention=False,
+    attention_scale=1.0,
+):
+    """(out, K_out, V_out); names, shapes and meaning as in docs/contract.md.
+
+    Besides: X may be an SBUF tile [128, B, S, H//128], and `out_in_sb` keeps the output on chip, on
+    the heap of `sbm` (as "out", or as the output projection names it). `attention_scale` multiplies
+    the attention output.
+    """
+    manager = SbufManager() if sbm == None else sbm
+    block = active_blocks_table != None
+    K, V = with_head_axis(K_cache, block), with_head_axis(V_cache, block)
+    sizes = Sizes(X, W_qkv, V, block)
+    out = None
+    if out_in_sb and W_out == None:
+        columns = sizes.batch * sizes.q_heads * sizes.tokens
+        out = manager.allocate((sizes.d_head, columns), X.dtype, "out")
+    manager.open_scope("attention_block")
+    attention = manager.stack(sizes.attention(), X.dtype, "attention")
+    context = plan_context(
+        context_length(V, active_blocks_table, attention_mask),
+        sizes.tokens,
+        V.shape[1] if block else 0,
+        sizes.batch,
+    )
+    rows, here = share_work(sizes.batch, context)
+    table = None
+    if block:
+        table = block_rows(manager, active_blocks_table, here, V.shape[0], V.shape[1])
+    reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
+    x, split = load_input(manager, X, sizes.rows, X_hidden_dim_actual)
+    gamma = None
+    if rmsnorm_X_enabled and rmsnorm_X_gamma != None:
+        gamma = load_gamma(manager, rmsnorm_X_gamma, split)
+    # Small tables come before the weights: behind them they would wait in the DMA queue.
+    tables = None
+    if cos != None:
+        tables = load_rope(manager, cos, sin, rope_contiguous_layout)
+    visible = None
+    if not skip_attention and attention_mask != None:
+        visible = visible_from_mask(manager, here, attention_mask, sizes.kv_heads)
+    elif not skip_attention:
+        visible = visible_from_positions(manager, here, pos_ids, sizes.tokens, sliding_window)
+    if visible != None:
+        visible.sink = load_sink(manager, sink)
+    if rmsnorm_X_enabled:
+        eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
+        x = input_norm_tkg(manager, x, split, gamma, eps)
+    qkv = qkv_projection_tkg(
+        manager, x, split, W_qkv, sizes.sections(), quantization_type_qkv,
+        (bias_qkv, weight_dequant_scale_qkv, input_dequant_scale_qkv),
+    )  # fmt: skip
+    q, k, v = sizes.split(qkv)
+    if rmsnorm_QK_pre_rope_enabled:
+        qk_norm_tkg(manager, q, rmsnorm_QK_pre_rope_W_Q, rmsnorm_QK_pre_rope_eps, "pre_rope_q")
+        qk_norm_tkg(manager, k, rmsnorm_QK_pre_rope_W_K, rmsnorm_QK_pre_rope_eps, "pre_rope_k")
+    if tables != None:
+        rope_tkg(manager, q, tables, "rope_q")
+        rope_tkg(manager, k, tables, "rope_k")
+    if rmsnorm_QK_post_rope_enabled:
+        qk_norm_tkg(manager, q, rmsnorm_QK_post_rope_W_Q, rmsnorm_QK_post_rope_eps, "post_rope_q")
+        qk_norm_tkg(manager, k, rmsnorm_QK_post_rope_W_K, rmsnorm_QK_post_rope_eps, "post_rope_k")
+    new = round_new(manager, sizes, k, v, K, (k_scale, v_scale), K_cache_transposed)
+    if skip_attention:
+        nisa.tensor_copy(attention, sizes.heads_of(q, sizes.q_heads).permute((0, 2, 1, 3)))
+    else:
+        scale = sizes.d_head**-0.5 if softmax_scale == None else softmax_scale
+        queries = prepare_queries(manager, q, scale, reader, new, X.dtype)
+        share = share_with_peer if here.groups < context.groups else None
+        attention_tkg(manager, queries, reader, visible, rows, attention, share)
+        if attention_scale != 1.0:
+            nisa.tensor_scalar(attention, attention, nl.multiply, attention_scale)
+        if rows[1] < sizes.batch:
+            swap_rows(attention, rows)
+    K_out, V_out = K_cache, V_cache
+    if update_cache:
+        slots = kv_cache_update_idx
+        cache_update_tkg(manager, new, (K, V), slots, K_cache_transposed, block, reader.loads)
+    else:
+        K_out, V_out = new_outputs(new, K.dtype, len(V_cache.shape) == 4)
+    if W_out != None:
+        out = output_projection_tkg(
+            attention, W_out, bias_out, quantization_type_out, weight_dequant_scale_out,
+            input_dequant_scale_out, transposed_out, out_in_sb, manager,
+        )  # fmt: skip
+    elif out_in_sb:
+        nisa.tensor_copy(out, attention)
+    else:
+        out = attention_to_hbm(attention)
+    manager.close_scope()
+    return out, K_out, V_out
+
+
+class Sizes(nl.NKIObject):
+    """The sizes of a call."""
+
+    def __init__(self, X, W_qkv, V, block):
+        on_chip = X.buffer == nl.sbuf
+        self.batch = X.shape[1] if on_chip else X.shape[0]
+        self.tokens = X.shape[2] if on_chip else X.shape[1]
+        self.rows = self.batch * self.tokens
+        self.d_head = V.shape[3]
+        self.kv_heads = V.shape[2] if block else V.shape[1]
+        self.q_heads = W_qkv.shape[1] // self.d_head - 2 * self.kv_heads
+
+    def sections(self):
+        return self.q_heads, self.kv_heads, self.d_head
+
+    def attention(self):
+        """Shape of the attention output on chip."""
+        return self.d_head, self.batch, self.q_heads, self.tokens
+
+    def split(self, qkv):
+        """Q, K and V of [d, heads, R]."""
+        end = self.q_heads + self.kv_heads
+        return qkv[:, 0 : self.q_heads, :], qkv[:, self.q_heads : end, :], qkv[:, end:, :]
+
+    def heads_of(self, t, heads):
+        """[d, heads, R] as [d, heads, B, S]."""
+        return t.reshape((self.d_head, heads, self.batch, self.tokens))
+
+
+def with_head_axis(cache, block):
+    """A cache of one KV head with an axis for it: [B, 1, ...] or [blocks, block_len, 1, d]."""
+    if len(cache.shape) == 4:
+        return cache
+    return cache.expand_dim(2 if block else 1)
+
+
+def context_length(V, table, mask):
+    """S_ctx, the new tokens included."""
+    if table != None:
+        return table.shape[1] * V.shape[1]
+    return V.shape[2] if mask == None else mask.shape[0]
+
+
+def round_new(manager, sizes, k, v, K, scales, transposed):
+    """The new K and V, scaled for an FP8 cache and rounded to its dtype, in the forms that
+    attention and the cache take."""
+    if scales[0] != None:
+        scale_for_fp8(manager, k, scales[0], "k_scale")
+        scale_for_fp8(manager, v, scales[1], "v_scale")
+    rounded = []
+    for name, t in (("k_new", k), ("v_new", v)):
+        tile = manager.stack((sizes.d_head, sizes.kv_heads, sizes.rows), K.dtype, name)
+        nisa.tensor_copy(tile, t)
+        rounded.append(sizes.heads_of(tile, sizes.kv_heads))
+    k_rows = None if transposed else rows_of_heads(manager, k, K.dtype, "k_rows")
+    v_rows = rows_of_heads(manager, v, K.dtype, "v_rows")
+    return NewTokens(rounded[0], rounded[1], k_rows, v_rows)
+
+
+def attention_to_hbm(attention):
+    """The attention output as [B, q, d, S] in HBM; each core writes its part of d."""
+    d_head, batch, heads, tokens = attention.shape
+    shape = (batch, heads, d_head, tokens)
+    out = nl.ndarray(shape, attention.dtype, buffer=nl.shared_hbm, name="out")
+    part = d_head // nl.num_programs(0)
+    first = nl.program_id(0) * part
+    turned = out.permute((2, 0, 1, 3))
+    nisa.dma_copy(turned[first : first + part, :, :, :], attention[first : first + part, :, :, :])
+    return out
+
+
+def share_work(batch, context):
+    """((first row, rows), context) of this core: half of the batch, or half of the context's
+    groups, or all of both."""
+    lnc = nl.num_programs(0)
+    core = nl.program_id(0)
+    if lnc == 1:
+        return (0, batch), context
+    if batch % 2 == 0:
+        return (core * (batch // 2), batch // 2), context
+    if context.groups % 2 == 0:
+        half = context.groups // 2
+        return (0, batch), context.part(core * half, half)
+    return (0, batch), context
+
+
+def load_input(manager, X, rows, hidden_actual):
+    """(x, split): this core's part of the hidden states."""
+    if X.buffer == nl.sbuf:
+        width = X.shape[3]
+        hidden = PMAX * width if hidden_actual == None else hidden_actual
+        split = HiddenSplit(hidden, hidden, width)
+        X = X.reshape((PMAX, rows, width))
+    else:
+        hidden = X.shape[2] if hidden_actual == None else hidden_actual
+        split = HiddenSplit(hidden, X.shape[2])
+    return load_hidden(manager, X, split, rows), split
+
+
+def scale_for_fp8(manager, t, scale, name):
+    """t = clip(t * scale, +-240), in place; `scale` [1, 1] or [128, 1] in HBM."""
+    manager.open_scope(name)
+    column = manager.stack((PMAX, 1), nl.float32, name)
+    scalar_column(column, scale)
+    part = column[0 : t.shape[0], :]
+    nisa.tensor_scalar(t, t, nl.multiply, part, op1=nl.minimum, operand1=FP8_MAX)
+    nisa.tensor_scalar(t, t, nl.maximum, -FP8_MAX)
+    manager.close_scope()
+
+
+def prepare_queries(manager, q, scale, reader, new, dtype):
+    """The scaled queries in the dtype that multiplies the cache; their parities for a paired
+    one."""
+    d_head, heads, rows = q.shape
+    batch, tokens = new.k.shape[2], new.k.shape[3]
+    shape = (heads, batch, tokens)
+    kind = nl.float32 if bytes_of(reader.K.dtype) == 4 else dtype
+    scaled = manager.stack((d_head, heads, rows), kind, "q")
+    nisa.tensor_scalar(scaled, q, nl.multiply, scale)
+    parity = None
+    if reader.paired:
+        parity = []
+        flat = manager.stack((d_head, heads * rows), nl.float32, "q.scaled")
+        nisa.tensor_scalar(flat, q.reshape((d_head, heads * rows)), nl.multiply, scale)
+        for part in range(2):
+            pick = selection(manager, d_head, part, f"q.pick.{part}")
+            chosen = apply_matrix(manager, pick, flat, f"q.picked.{part}")
+            tile = manager.stack((d_head // 2, heads * rows), kind, f"q.parity.{part}")
+            nisa.tensor_copy(tile, chosen)
+            parity.append(tile.reshape((d_head // 2,) + shape))
+    return Queries(scaled.reshape((d_head,) + shape), parity, new.k, new.v)
+
+
+def swap_rows(attention, mine):
+    """Each core has computed half of the batch's rows; after this both have all."""
+    first, count = mine
+    peer = 1 - nl.program_id(0)
+    nisa.sendrecv(
+        attention[:, first : first + count, :, :],
+        attention[:, count - first : 2 * count - first, :, :],
+        peer,
+        peer,
+        pipe_id=0,
+    )

@@ -1,0 +1,176 @@
+"""K and V of a context, group by group, from a flat, transposed or block cache.
+
+    keys(unit, group)    K^T: [d, 128 positions] for each l, a stationary operand
+    values(unit, group)  V: [128 positions, d] for each l, with slots that do not count set to 0
+
+A *unit* is one row of the batch and one KV head. HBM is read once, straight into the form that the
+tensor engine takes: K is transposed by the DMA engines on its way (a transposed cache needs none).
+A cache of one byte an element is transposed as pairs of elements: K^T then comes as the even and
+the odd elements of d, [d/2, 128] each.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.layout import PMAX, RING
+from tkg.backends.neuron.sbuf_manager import bytes_of
+
+
+class CacheReader(nl.NKIObject):
+    """Reads the caches of one call.
+
+    `K`, `V` in HBM: flat [B, kv, S_max, d] (K transposed: [B, kv, d, S_max]) or block
+    [blocks, block_len, kv, d]. `rows`: for a block cache, the run of each (partition, group, b).
+    `loads` collects the instructions that read the caches.
+    """
+
+    def __init__(self, sbm, K, V, context, transposed, rows):
+        self.K = K
+        self.V = V
+        self.context = context
+        self.transposed = transposed
+        self.rows = rows
+        self.d_head = V.shape[3]
+        self.paired = bytes_of(K.dtype) == 1 and not transposed
+        self.loads = []
+        self.turn = 0
+        self.value_turn = 0
+        run = context.run
+        keys = (self.d_head, run * PMAX)
+        if self.paired:
+            keys = (self.d_head // 2, run * PMAX * 2)
+        self.key_ring = sbm.ring(RING, keys, K.dtype, "cache.keys")
+        self.value_ring = sbm.ring(RING, (PMAX, run, self.d_head), V.dtype, "cache.values")
+
+    def keys(self, b, kv, group):
+        """The tile with K^T of a group; `key_columns` cuts it."""
+        tile = self.key_ring[self.turn % RING]
+        self.turn = self.turn + 1
+        run = self.context.run
+        height = self.context.height(group)
+        count = height * run
+        first = self.context.first_run(group) * run
+        if self.rows != None:
+            self.gather_keys(tile, b, kv, group)
+        elif self.transposed:
+            source = self.K[b, kv, :, first : first + count]
+            self.loads.append(nisa.dma_copy(tile[:, 0:count], source))
+        elif self.paired:
+            source = self.K[b, kv, first : first + count, :].view(nl.bfloat16)
+            target = tile.view(nl.bfloat16)[:, 0:count]
+            self.loads.append(nisa.dma_transpose(target, source))
+        else:
+            source = self.K[b, kv, first : first + count, :]
+            self.loads.append(nisa.dma_transpose(tile[:, 0:count], source))
+        return tile
+
+    def gather_keys(self, tile, b, kv, group):
+        """Position (partition p, l) of the group becomes column l*128 + p."""
+        blocks, block_len, kv_heads, d_head = self.K.shape
+        run = self.context.run
+        width = d_head
+        base = self.K.reshape((blocks * block_len, kv_heads * d_head))
+        target = tile
+        if self.paired:
+            base = base.view(nl.bfloat16)
+            target = tile.view(nl.bfloat16)
+            width = d_head // 2
+        source = base.ap(
+            [[kv_heads * width, run * PMAX], [1, width]],
+            offset=kv * width,
+            vector_offset=self.rows.slots[:, group, b, :],
+            indirect_dim=0,
+        )
+        self.loads.append(nisa.dma_transpose(target, source))
+
+    def key_columns(self, tile, group, l, part):
+        """[d, positions] of tile l; for a paired cache the elements of d with parity `part`."""
+        run = self.context.run
+        height = self.context.height(group)
+        step = 1 if self.rows != None else run
+        first = l * PMAX if self.rows != None else l
+        last = first + (height - 1) * step + 1
+        if not self.paired:
+            return tile[:, first:last:step]
+        return tile[:, 2 * first + part : 2 * last : 2 * step]
+
+    def values(self, b, kv, group, slots):
+        """V of a group, [128, run, d]; `slots` [128, tiles] int32 has 0 where V must not be
+        used."""
+        tile = self.value_ring[self.value_turn % RING]
+        self.value_turn = self.value_turn + 1
+        run = self.context.run
+        height = self.context.height(group)
+        first = self.context.first_run(group) * run
+        target = tile[0:height, :, :]
+        if self.rows != None:
+            blocks, block_len, kv_heads, d_head = self.V.shape
+            pieces = block_len // run
+            base = self.V.reshape((blocks * pieces, run * kv_heads * d_head))
+            source = base.ap(
+                [[run * kv_heads * d_head, height], [kv_heads * d_head, run], [1, d_head]],
+                offset=kv * d_head,
+                vector_offset=self.rows.runs[0:height, group, b : b + 1],
+                indirect_dim=0,
+            )
+            self.loads.append(nisa.dma_copy(target, source))
+        else:
+            source = self.V[b, kv, first : first + height * run, :]
+            self.loads.append(nisa.dma_copy(target, source))
+        words = target.view(word_of(self.V.dtype, self.d_head))
+        for l in range(run):
+            part = words[:, l, :]
+            mask = slots[0:height, group * run + l : group * run + l + 1]
+            nisa.tensor_scalar(part, part, nl.bitwise_and, mask)
+        return target
+
+
+def word_of(dtype, d_head):
+    """The widest integer that the elements of a row fill."""
+    return nl.int32 if d_head * bytes_of(dtype) % 4 == 0 else nl.int16
+
+
+class BlockRows(nl.NKIObject):
+    """Where the runs of a block cache are. `runs` [128, groups, B] int32: the run's number in the
+    cache; `slots` [128, groups, B, run] uint32: the physical slot of each of its positions."""
+
+    def __init__(self, runs, slots):
+        self.runs = runs
+        self.slots = slots
+
+
+def block_rows(sbm, table, context, blocks, block_len):
+    """From the block table [B, n] in HBM. Entries outside the cache count as block 0: nothing that
+    may be attended to is there."""
+    batch, columns = table.shape
+    run = context.run
+    pieces = block_len // run
+    runs = sbm.stack((PMAX, context.groups, batch), nl.int32, "cache.runs")
+    slots = sbm.stack((PMAX, context.groups, batch, run), nl.uint32, "cache.slots")
+    sbm.open_scope("cache.rows")
+    raw = sbm.stack((PMAX, context.groups, batch), nl.int32, "cache.table")
+    nisa.memset(raw, 0)
+    for group in range(context.groups):
+        height = context.height(group)
+        full, rest = height // pieces, height % pieces
+        first = context.first_run(group) // pieces
+        assert rest == 0, "a context is whole blocks"
+        source = table.view(nl.int32).ap([[1, full], [0, pieces], [columns, batch]], offset=first)
+        nisa.dma_copy(raw[0:height, group, :], source)
+    nisa.tensor_scalar(raw, raw, nl.maximum, 0.0, op1=nl.minimum, operand1=float(blocks - 1))
+    piece = sbm.stack((PMAX, 1), nl.int32, "cache.partition")
+    nisa.iota(piece, [[1, 1]], channel_multiplier=1)
+    nisa.tensor_scalar(piece, piece, nl.bitwise_and, pieces - 1)
+    part = sbm.stack((PMAX, 1), nl.float32, "cache.piece")
+    nisa.tensor_copy(part, piece)
+    nisa.tensor_scalar(runs, raw, nl.multiply, float(pieces), op1=nl.add, operand1=part)
+    within = sbm.stack((PMAX, run), nl.float32, "cache.within")
+    nisa.iota(within, [[1, run]])
+    first_slot = sbm.stack((PMAX, context.groups, batch), nl.float32, "cache.first_slot")
+    nisa.tensor_scalar(first_slot, runs, nl.multiply, float(run))
+    for group in range(context.groups):
+        base = first_slot[:, group, :].expand_dim(2).broadcast(2, run)
+        add = within.expand_dim(1).broadcast(1, batch)
+        nisa.tensor_tensor(slots[:, group, :, :], base, add, nl.add)
+    sbm.close_scope()
+    return BlockRows(runs, slots)

@@ -1,0 +1,212 @@
+"""New K and V into the cache, or into outputs of their own.
+
+One token a row of the batch, or a slot for each token: one DMA whose index vector names a cache
+row for each new row (2^32-1 is out of bounds, which skips it). Several tokens from one slot on:
+one DMA a row of the batch, at a run-time offset. A transposed K cache takes a column a row of the
+batch.
+
+With two cores the first writes K and the second V, after both have read the caches.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+SKIP = 1 << 30  # added to an index, it lies beyond any cache
+
+
+def rows_of_heads(sbm, t, dtype, name):
+    """t [d, kv, R] float32 as rows [R, kv*d] of `dtype`."""
+    d_head, kv_heads, rows = t.shape
+    result = sbm.stack((rows, kv_heads * d_head), dtype, name)
+    for kv in range(kv_heads):
+        psum = nl.ndarray((rows, d_head), nl.float32, buffer=nl.psum)
+        nisa.nc_transpose(psum, t[:, kv, :], engine=nisa.engine.tensor)
+        nisa.tensor_copy(result[:, kv * d_head : (kv + 1) * d_head], psum)
+    return result
+
+
+class NewTokens(nl.NKIObject):
+    """The new K and V in the cache's dtype: `k`, `v` [d, kv, B, S], `k_rows`, `v_rows`
+    [B*S, kv*d] (`k_rows` is None where K is written transposed)."""
+
+    def __init__(self, k, v, k_rows, v_rows):
+        self.k = k
+        self.v = v
+        self.k_rows = k_rows
+        self.v_rows = v_rows
+
+
+def cache_update_tkg(sbm, new, caches, slots, transposed, block, loads):
+    """Writes the new tokens into the caches K, V (HBM; flat [B, kv, S_max, d] or K transposed
+    [B, kv, d, S_max], or block [blocks, block_len, kv, d]) at `slots` [B, 1 or S] (HBM, int32).
+
+    `loads`: the instructions that read the caches; the writes come after them.
+    """
+    K, V = caches
+    batch, tokens = new.k.shape[2], new.k.shape[3]
+    sbm.open_scope("cache_update")
+    if nl.num_programs(0) == 2:
+        # Both cores have read what either will write.
+        met = [nisa.core_barrier(K, (0, 1)), nisa.core_barrier(V, (0, 1))]
+        for barrier in met:
+            barrier.depends_on(*loads)
+        loads = met
+    if transposed:
+        first, count = own_rows(batch)
+        table = slot_table(sbm, slots, batch)
+        for i in range(count):
+            write_columns(new, K, table, first + i, batch, loads)
+            write_rows_of(new.v_rows, V, table, (first + i, batch, tokens), block, loads)
+    elif slots.shape[1] == tokens:
+        scatter_tokens(sbm, new, own_caches(new, K, V), slots, block, loads)
+    else:
+        table = slot_table(sbm, slots, batch)
+        for b in range(batch):
+            for cache, rows in own_caches(new, K, V):
+                write_rows_of(rows, cache, table, (b, batch, tokens), block, loads)
+    sbm.close_scope()
+
+
+def own_caches(new, K, V):
+    """The caches that this core writes, with the rows for them."""
+    targets = [(K, new.k_rows), (V, new.v_rows)]
+    if nl.num_programs(0) == 2:
+        targets = [targets[nl.program_id(0)]]
+    return targets
+
+
+def scatter_tokens(sbm, new, targets, slots, block, loads):
+    """A slot for each token: one DMA a cache (flat with several KV heads: one a head)."""
+    tokens = new.k.shape[3]
+    if block:
+        index = row_index(sbm, slots, 0, 0, tokens, 1)
+        for cache, rows in targets:
+            base = cache.reshape((cache.shape[0] * cache.shape[1], rows.shape[1]))
+            scatter(base, rows, index, loads)
+        return
+    kv_heads, capacity, d_head = targets[0][0].shape[1:]
+    for kv in range(kv_heads):
+        index = row_index(sbm, slots, kv, capacity, tokens, kv_heads)
+        for cache, rows in targets:
+            base = cache.reshape((cache.size // d_head, d_head))
+            scatter(base, rows[:, kv * d_head : (kv + 1) * d_head], index, loads)
+
+
+def own_rows(batch):
+    """(first, count) of the batch's rows that this core writes; rows past the end are skipped."""
+    count = -(-batch // nl.num_programs(0))
+    return nl.program_id(0) * count, count
+
+
+def slot_table(sbm, slots, batch):
+    """The slots of all rows on one partition, [1, B * columns + 1]; the last is "skip"."""
+    columns = slots.shape[1]
+    table = sbm.stack((1, batch * columns + 1), nl.int32, "cache_update.slots")
+    nisa.memset(table, -1)
+    source = slots.view(nl.int32).ap([[0, 1], [1, batch * columns]], offset=0)
+    nisa.dma_copy(table[:, 0 : batch * columns], source)
+    return table
+
+
+def row_index(sbm, slots, kv, capacity, tokens, kv_heads):
+    """The cache row of each new token, [B*S, 1] int32: slot + (b*kv_heads + kv)*capacity."""
+    batch = slots.shape[0]
+    rows = batch * tokens
+    index = sbm.stack((rows, 1), nl.int32, f"cache_update.index.{kv}")
+    nisa.dma_copy(index, slots.view(nl.int32).ap([[1, rows], [1, 1]], offset=0))
+    if capacity == 0:
+        return index
+    line = sbm.stack((1, batch, tokens), nl.int32, f"cache_update.line.{kv}")
+    nisa.iota(line, [[kv_heads * capacity, batch], [0, tokens]], offset=kv * capacity)
+    base = sbm.stack((rows, 1), nl.int32, f"cache_update.base.{kv}")
+    nisa.dma_copy(base, line)
+    # The sign bit of a slot marks "skip": moved to bit 30, it takes the index out of any cache.
+    skip = sbm.stack((rows, 1), nl.uint32, f"cache_update.skip.{kv}")
+    nisa.tensor_scalar(
+        skip, index.view(nl.uint32), nl.right_shift, 31, op1=nl.left_shift, operand1=30
+    )
+    nisa.tensor_tensor(index, index, base, nl.add, engine=nisa.engine.gpsimd)
+    nisa.tensor_tensor(index, index, skip.view(nl.int32), nl.add, engine=nisa.engine.gpsimd)
+    return index
+
+
+def scatter(base, rows, index, loads):
+    """base[index[r], :] = rows[r, :]; an index out of bounds is skipped."""
+    count, width = rows.shape
+    target = base.ap(
+        [[base.shape[1], count], [1, width]], offset=0, vector_offset=index, indirect_dim=0
+    )
+    write = nisa.dma_copy(target, rows, oob_mode=nisa.oob_mode.skip)
+    write.depends_on(*loads)
+
+
+def write_rows_of(rows, cache, table, place, block, loads):
+    """The tokens of a row of the batch from its slot on, into a cache whose rows are positions;
+    `place`: (row, batch, tokens a row)."""
+    b, batch, tokens = place
+    here = min(b, batch - 1)
+    columns = (table.shape[1] - 1) // batch
+    for t in range(columns):
+        # One slot for all tokens, or one for each.
+        count = tokens // columns
+        at = here * columns + t if b < batch else table.shape[1] - 1
+        first = here * tokens + t * count
+        source = rows[first : first + count, :]
+        slot = table[:, at : at + 1]
+        if block:
+            base = cache.reshape((cache.shape[0] * cache.shape[1], rows.shape[1]))
+            target = base.ap(
+                [[rows.shape[1], count], [1, rows.shape[1]]],
+                offset=0,
+                scalar_offset=slot,
+                indirect_dim=0,
+            )
+            nisa.dma_copy(target, source, oob_mode=nisa.oob_mode.skip).depends_on(*loads)
+        else:
+            kv_heads, capacity, d_head = cache.shape[1:]
+            for kv in range(kv_heads):
+                target = cache.ap(
+                    [[d_head, count], [1, d_head]],
+                    offset=(here * kv_heads + kv) * capacity * d_head,
+                    scalar_offset=slot,
+                    indirect_dim=2,
+                )
+                part = source[:, kv * d_head : (kv + 1) * d_head]
+                nisa.dma_copy(target, part, oob_mode=nisa.oob_mode.skip).depends_on(*loads)
+
+
+def write_columns(new, K, table, b, batch, loads):
+    """The tokens of row b into a transposed K cache [B, kv, d, S_max]."""
+    here = min(b, batch - 1)
+    kv_heads, d_head, capacity = K.shape[1:]
+    tokens = new.k.shape[3]
+    columns = (table.shape[1] - 1) // batch
+    count = tokens // columns
+    for t in range(columns):
+        at = here * columns + t if b < batch else table.shape[1] - 1
+        for kv in range(kv_heads):
+            target = K.ap(
+                [[capacity, d_head], [1, count]],
+                offset=(here * kv_heads + kv) * d_head * capacity,
+                scalar_offset=table[:, at : at + 1],
+                indirect_dim=3,
+            )
+            source = new.k[:, kv, here, t * count : (t + 1) * count]
+            nisa.dma_copy(target, source, oob_mode=nisa.oob_mode.skip).depends_on(*loads)
+
+
+def new_outputs(new, dtype, with_heads):
+    """K [d, B, S] and V [B, 1, S, d] in HBM (with a KV-head axis: [kv, d, B, S], [B, kv, S, d])."""
+    d_head, kv_heads, batch, tokens = new.k.shape
+    shape = (kv_heads, d_head, batch, tokens) if with_heads else (d_head, batch, tokens)
+    K_out = nl.ndarray(shape, dtype, buffer=nl.shared_hbm, name="K_new")
+    V_out = nl.ndarray((batch, kv_heads, tokens, d_head), dtype, buffer=nl.shared_hbm, name="V_new")
+    k_target = K_out.permute((1, 0, 2, 3)) if with_heads else K_out
+    k_source = new.k if with_heads else new.k[:, 0, :, :]
+    v_target = V_out.permute((0, 2, 1, 3))
+    copies = [(k_target, k_source), (v_target, new.v_rows)]
+    if nl.num_programs(0) == 2:
+        copies = [copies[nl.program_id(0)]]
+    for target, source in copies:
+        nisa.dma_copy(target, source)
+    return K_out, V_out

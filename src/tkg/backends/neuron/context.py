@@ -1,0 +1,166 @@
+"""Where the positions of a context lie on chip, and which of them may be attended to.
+
+A *run* is `run` consecutive positions. Runs go to partitions: run k of the context is on partition
+k % 128 of group k // 128, so position s = (group*128 + partition)*run + l. A *tile* is one l of one
+group: up to 128 positions, one a partition; tiles are numbered group*run + l.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.layout import PMAX
+from tkg.backends.neuron.matrices import spread_row
+
+MAX_RUN = 32  # positions: 8 KiB of a row of 128 bfloat16, past which DMA gains nothing
+
+
+class Context(nl.NKIObject):
+    """`length` positions, of which the last `tokens` are the new ones. `first_group` and `groups`
+    are the part that one core, or one pass, works on."""
+
+    def __init__(self, length, tokens, run):
+        self.length = length
+        self.prior = length - tokens
+        self.run = run
+        self.runs = length // run
+        self.first_group = 0
+        self.groups = -(-self.runs // PMAX)
+
+    def part(self, first_group, groups):
+        """The same positions, seen through some of the groups."""
+        other = Context(self.length, self.length - self.prior, self.run)
+        other.first_group = first_group
+        other.groups = groups
+        return other
+
+    def tiles(self):
+        return self.groups * self.run
+
+    def height(self, group):
+        """Partitions that hold a run in a group (counted from the first of this part)."""
+        return min(PMAX, self.runs - (self.first_group + group) * PMAX)
+
+    def first_run(self, group):
+        return (self.first_group + group) * PMAX
+
+
+def plan_context(length, tokens, block_len, batch):
+    """The context of a call. Runs divide the length, and a block where there are blocks; where the
+    context will be split over two cores, an even number of groups is preferred."""
+    whole = length if block_len == 0 else block_len
+    split = nl.num_programs(0) == 2 and batch % 2 == 1
+    longest = max(1, min(MAX_RUN, length // (2 * PMAX if split else PMAX)))
+    best = 0
+    for run in range(1, whole + 1):
+        fits = length % run == 0 and whole % run == 0
+        if fits and (block_len == 0 or power_of_two(whole // run)):
+            even = not split or Context(length, tokens, run).groups % 2 == 0
+            if best == 0 or (run <= longest and even):
+                best = run
+    return Context(length, tokens, best)
+
+
+def power_of_two(number):
+    return number & (number - 1) == 0 and number <= PMAX
+
+
+def positions(sbm, context):
+    """The position of each (partition, tile), [128, tiles] float32."""
+    tile = sbm.stack((PMAX, context.tiles()), nl.float32, "context.positions")
+    for group in range(context.groups):
+        nisa.iota(
+            tile[:, group * context.run : (group + 1) * context.run],
+            [[1, context.run]],
+            offset=context.first_run(group) * context.run,
+            channel_multiplier=context.run,
+        )
+    return tile
+
+
+class Visibility(nl.NKIObject):
+    """Who may attend to what.
+
+    `scores`: [128, B, tiles, q or 1, S or 1] uint8, nonzero where a cache slot counts;
+    `slots`: [128, B, kv or 1, tiles] int32, all bits set where the slot's V may be used;
+    `new`: [128, S', B, q, S] uint8 on every partition for an explicit mask; None for causal, then
+    within `window` (0: no window); `sink`: [128, q] float32 on every partition, or None.
+    """
+
+    def __init__(self, scores, slots, new, window):
+        self.scores = scores
+        self.slots = slots
+        self.new = new
+        self.window = window
+        self.sink = None
+
+
+def visible_from_positions(sbm, context, pos_ids, tokens, window):
+    """Slots before pos_ids[b, 0] (HBM [B, S], int32), and within the window of each token."""
+    batch = pos_ids.shape[0]
+    tiles = context.tiles()
+    spread = tokens if window > 0 else 1
+    scores = sbm.stack((PMAX, batch, tiles, 1, spread), nl.uint8, "mask.scores")
+    slots = sbm.stack((PMAX, batch, 1, tiles), nl.int32, "mask.slots")
+    sbm.open_scope("mask")
+    row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
+    nisa.dma_copy(row, pos_ids.ap([[0, 1], [pos_ids.shape[1], batch]], offset=0))
+    limit = spread_row(sbm, row, PMAX, "mask.limit")
+    here = positions(sbm, context).expand_dim(1).broadcast(1, batch)
+    end = limit.expand_dim(2).broadcast(2, tiles)
+    before = sbm.stack((PMAX, batch, tiles), nl.float32, "mask.before")
+    nisa.tensor_tensor(before, here, end, nl.less)
+    for s in range(spread):
+        target = scores[:, :, :, 0, s]
+        if window > 0:
+            inside = sbm.stack((PMAX, batch, tiles), nl.float32, f"mask.inside.{s}")
+            start = sbm.stack((PMAX, batch), nl.float32, f"mask.start.{s}")
+            nisa.tensor_scalar(start, limit, nl.add, float(s - window))
+            nisa.tensor_tensor(inside, here, start.expand_dim(2).broadcast(2, tiles), nl.greater)
+            nisa.tensor_tensor(inside, inside, before, nl.multiply)
+            nisa.tensor_copy(target, inside)
+            if s == 0:
+                nisa.tensor_scalar(slots[:, :, 0, :], inside, nl.multiply, -1.0)
+        else:
+            nisa.tensor_copy(target, before)
+            nisa.tensor_scalar(slots[:, :, 0, :], before, nl.multiply, -1.0)
+    sbm.close_scope()
+    return Visibility(scores, slots, None, window)
+
+
+def visible_from_mask(sbm, context, mask, kv_heads):
+    """An explicit mask [S_ctx, B, q, S] uint8 in HBM; its last S positions are the new tokens."""
+    length, batch, q_heads, tokens = mask.shape
+    row = batch * q_heads * tokens
+    run = context.run
+    tiles = context.tiles()
+    group_heads = q_heads // kv_heads
+    slots = sbm.stack((PMAX, batch, kv_heads, tiles), nl.int32, "mask.slots")
+    raw = sbm.stack((PMAX, tiles, batch, q_heads, tokens), nl.uint8, "mask.scores")
+    new = sbm.stack((PMAX, tokens, batch, q_heads, tokens), nl.uint8, "mask.new")
+    if context.height(context.groups - 1) < PMAX:
+        nisa.memset(raw, 0)
+    for group in range(context.groups):
+        height = context.height(group)
+        source = mask.ap(
+            [[run * row, height], [1, run * row]], offset=context.first_run(group) * run * row
+        )
+        nisa.dma_copy(raw[0:height, group * run : (group + 1) * run, :, :, :], source)
+    sbm.open_scope("mask")
+    old = sbm.stack((PMAX, tiles), nl.float32, "mask.old")
+    nisa.tensor_scalar(old, positions(sbm, context), nl.less, float(context.prior))
+    flat = raw.reshape((PMAX, tiles, row))
+    nisa.tensor_tensor(flat, flat, old.expand_dim(2).broadcast(2, row), nl.multiply)
+    for b in range(batch):
+        for kv in range(kv_heads):
+            any_query = sbm.stack((PMAX, tiles), nl.float32, f"mask.any.{b}.{kv}")
+            heads = raw[:, :, b, kv * group_heads : (kv + 1) * group_heads, :]
+            nisa.tensor_reduce(any_query, nl.maximum, heads, axis=(2, 3))
+            nisa.tensor_scalar(
+                slots[:, b, kv, :], any_query, nl.greater, 0.0, op1=nl.multiply, operand1=-1.0
+            )
+    line = sbm.stack((1, tokens * row), nl.uint8, "mask.line")
+    nisa.dma_copy(line, mask.ap([[0, 1], [1, tokens * row]], offset=context.prior * row))
+    wide = spread_row(sbm, line, PMAX, "mask.spread")
+    nisa.tensor_copy(new.reshape((PMAX, tokens * row)), wide)
+    sbm.close_scope()
+    return Visibility(raw.permute((0, 2, 1, 3, 4)), slots, new, 0)

@@ -1,0 +1,127 @@
+"""The hidden states on chip, and their RMSNorm, with the hidden dimension on the partitions.
+
+    X [R, H] in HBM or [128, R, J] in SBUF, h = p*J + j        x [P, J, R] on chip
+
+    rstd[r] = 1 / sqrt(sum_h X[r, h]^2 / H + eps)              xn = x * rstd * gamma
+
+P = ceil(H / J) partitions hold data; the last one may hold only `last` of its J values. With two
+cores each takes half of the J columns, and the sums are exchanged.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.layout import PMAX, exchange
+from tkg.backends.neuron.matrices import filled
+
+
+class HiddenSplit(nl.NKIObject):
+    """How H lies on chip. `hidden`: elements that count; `width`: J; `full`: partitions with all J
+    values, `last`: values on the partition after those (0 if there is none); `first`, `count`: this
+    core's columns j; `row`: elements from one row of X or W to the next."""
+
+    def __init__(self, hidden, row, width=0):
+        self.hidden = hidden
+        self.row = row
+        self.width = width if width > 0 else hidden_width(hidden)
+        self.full = hidden // self.width
+        self.last = hidden % self.width
+        lnc = nl.num_programs(0)
+        half = -(-self.width // lnc)
+        self.first = nl.program_id(0) * half
+        self.count = min(self.width, self.first + half) - self.first
+
+    def partitions(self):
+        """Partitions that hold any value."""
+        return self.full + (1 if self.last > 0 else 0)
+
+    def height(self, j):
+        """Partitions that hold a value in column j (counted from this core's first)."""
+        return self.full + (1 if self.first + j < self.last else 0)
+
+    def spans(self, first, count):
+        """[(first partition, partitions, first column, columns)] that cover columns first.. of this
+        core: the full partitions, and what the last one has."""
+        spans = []
+        if self.full > 0:
+            spans.append((0, self.full, first, count))
+        tail = min(count, self.last - self.first - first)
+        if tail > 0:
+            spans.append((self.full, 1, first, tail))
+        return spans
+
+
+def hidden_width(hidden):
+    """J: as few columns as the partitions allow; for two cores an even number that divides H, so
+    that both run the same instructions."""
+    width = -(-hidden // PMAX)
+    if nl.num_programs(0) == 2:
+        for candidate in range(width, hidden + 1):
+            if candidate % 2 == 0 and hidden % candidate == 0:
+                return candidate
+    return width
+
+
+def load_hidden(sbm, X, split, rows):
+    """This core's part of X as [P, J, R], in X's dtype. X: [.., H] in HBM, or [128, R, J] in
+    SBUF."""
+    x = sbm.stack((split.partitions(), split.count, rows), X.dtype, "input.x")
+    if split.last > 0:
+        nisa.memset(x, 0.0)
+    for p, partitions, j, columns in split.spans(0, split.count):
+        part = x[p : p + partitions, j : j + columns, :].permute((0, 2, 1))
+        if X.buffer == nl.sbuf:
+            first = split.first + j
+            nisa.dma_copy(part, X[p : p + partitions, :, first : first + columns])
+        else:
+            source = X.ap(
+                [[split.width, partitions], [split.row, rows], [1, columns]],
+                offset=p * split.width + split.first + j,
+            )
+            nisa.dma_copy(part, source)
+    return x
+
+
+def load_gamma(sbm, gamma, split):
+    """This core's part of the norm's weight [1, H] as [P, J]."""
+    tile = sbm.stack((split.partitions(), split.count), gamma.dtype, "input.gamma")
+    if split.last > 0:
+        nisa.memset(tile, 0.0)
+    for p, partitions, j, columns in split.spans(0, split.count):
+        source = gamma.ap(
+            [[split.width, partitions], [1, columns]], offset=p * split.width + split.first + j
+        )
+        nisa.dma_copy(tile[p : p + partitions, j : j + columns], source)
+    return tile
+
+
+def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm"):
+    """RMSNorm of x [P, J, R] over the hidden dimension, in float32; a new tile in x's dtype.
+
+    `gamma`: [P, J] on chip (`load_gamma`), or None.
+    """
+    partitions, columns, rows = x.shape
+    normed = sbm.stack(x.shape, x.dtype, name + ".x")
+    sbm.open_scope(name)
+    squares = sbm.stack(x.shape, nl.float32, name + ".squares")
+    nisa.activation(squares, nl.square, x)
+    sums = sbm.stack((partitions, rows), nl.float32, name + ".sums")
+    nisa.tensor_reduce(sums, nl.add, squares.permute((0, 2, 1)), axis=2)
+    ones = filled(sbm, (partitions, PMAX), 1.0, name + ".ones")
+    psum = nl.ndarray((PMAX, rows), nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(psum, ones, sums, accumulate=False)
+    total = sbm.stack((PMAX, rows), nl.float32, name + ".total")
+    nisa.tensor_copy(total, psum)
+    total = exchange(sbm, total, nl.add, name)
+    rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
+    bias = filled(sbm, (PMAX, 1), eps, name + ".eps")
+    nisa.activation(rstd, nl.rsqrt, total, bias=bias, scale=1.0 / split.hidden)
+    factor = rstd[0:partitions, :].expand_dim(1).broadcast(1, columns)
+    if gamma == None:
+        nisa.tensor_tensor(normed, x, factor, nl.multiply)
+    else:
+        weight = gamma.expand_dim(2).broadcast(2, rows)
+        nisa.tensor_tensor(squares, x, factor, nl.multiply)
+        nisa.tensor_tensor(normed, squares, weight, nl.multiply)
+    sbm.close_scope()
+    return normed

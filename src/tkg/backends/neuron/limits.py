@@ -1,0 +1,85 @@
+"""What the NKI kernels cannot run, of what is legal: the limits of the machine and of the
+kernels."""
+
+from __future__ import annotations
+
+from tkg.contract import dtypes
+from tkg.contract.arrays import Array
+from tkg.contract.block import BlockCall, Linear
+from tkg.contract.cost import Call
+from tkg.contract.keywords import BLOCK_NAMES
+from tkg.contract.projection import PROJECTION_NAMES
+
+PMAX = 128
+MAX_SLOTS = 1 << 24  # float32 holds every slot number below this
+MAX_QKV_COLUMNS = 7 * 512  # float32 sums of one partition that PSUM holds beside the rest
+
+
+def unsupported(call: Call) -> list[str]:
+    """Every reason why this backend cannot run a legal call, in the words of the drop-in call."""
+    if isinstance(call, BlockCall):
+        return _block_reasons(call)
+    return _projection_reasons(call)
+
+
+def _projection_reasons(call: Call) -> list[str]:
+    assert not isinstance(call, BlockCall)
+    names = PROJECTION_NAMES
+    d_head, batch, _, tokens = call.attention.shape
+    found = _linear_reasons(names["projection.weight"], call.projection, call.attention)
+    if batch * tokens > PMAX:
+        found.append(f"B * S is at most {PMAX}; this is {batch * tokens}")
+    if d_head > PMAX:
+        found.append(f"D is at most {PMAX}; this is {d_head}")
+    hidden = call.projection.weight.shape[1]
+    if hidden % call.lnc:
+        found.append(f"H must be a multiple of lnc = {call.lnc}; this is {hidden}")
+    return found
+
+
+def _linear_reasons(name: str, linear: Linear, x: Array) -> list[str]:
+    found = []
+    weight = linear.weight.dtype
+    if (weight == dtypes.FLOAT32) != (x.dtype == dtypes.FLOAT32):
+        found.append(
+            f"the tensor engine multiplies float32 by float32 only: {name} is {weight}, the "
+            f"activations are {x.dtype}"
+        )
+    if weight == dtypes.FLOAT8_E4M3FN:
+        found.append(f"{name} is float8_e4m3fn, which NeuronCore-v3 lacks; use float8_e4m3")
+    return found
+
+
+def _block_reasons(call: BlockCall) -> list[str]:
+    block, cache = call.block, call.cache
+    heads = block.heads
+    found = _linear_reasons(BLOCK_NAMES["qkv.weight"], block.qkv, call.x)
+    if block.out is not None:
+        found += _linear_reasons(BLOCK_NAMES["out.weight"], block.out, call.x)
+        if block.out.weight.shape[1] % block.lnc:
+            found.append(f"the output's H must be a multiple of lnc = {block.lnc}")
+    if block.lnc == 2 and block.hidden % 2:
+        found.append(f"on two cores X's H must be even; this is {block.hidden}")
+    rows = call.batch * call.tokens
+    if heads.d_head > PMAX:
+        found.append(f"d_head is at most {PMAX}; this is {heads.d_head}")
+    if rows > PMAX:
+        found.append(f"B * S_tkg is at most {PMAX}; this is {rows}")
+    if heads.q * call.tokens > PMAX:
+        found.append(f"q_heads * S_tkg is at most {PMAX}; this is {heads.q * call.tokens}")
+    columns = (heads.q + 2 * heads.kv) * rows
+    if columns > MAX_QKV_COLUMNS:
+        found.append(f"(q_heads + 2 * kv_heads) * B * S_tkg is at most {MAX_QKV_COLUMNS}; "
+                     f"this is {columns}")  # fmt: skip
+    if cache.k.dtype == dtypes.FLOAT8_E4M3FN:
+        found.append("the cache is float8_e4m3fn, which NeuronCore-v3 lacks; use float8_e4m3")
+    if call.x.dtype == dtypes.FLOAT32 and cache.k.dtype != dtypes.FLOAT32:
+        found.append(f"a float32 X needs a float32 cache on the tensor engine, not {cache.k.dtype}")
+    if cache.block_table is not None and cache.k.dtype == dtypes.FLOAT32:
+        found.append(
+            "DMA gathers and transposes keys of one or two bytes, not a float32 block cache"
+        )
+    geometry = cache.geometry
+    if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
+        found.append(f"the cache has at most {MAX_SLOTS} slots")
+    return found

@@ -1,0 +1,317 @@
+"""out = attention @ weight + bias for a few tokens, on one core or an LNC pair.
+
+    out[r, h] = scale[h] * sum_{n,d} attention[d, b, n, s] * weight[n*D + d, h] + bias[h]
+
+with r = b*S + s.
+
+    attention [D, B, N, S] in HBM or SBUF     weight [N*D, H], bias [1, H] in HBM
+    out [B*S, H], or transposed [128, LNC, H2, B*S] with h = core*Hl + h1*H2 + h2, Hl = H / LNC
+
+Each core makes its own Hl columns; nothing is exchanged.
+
+    PMAX = 128        partitions
+    K                 rows of `weight` in a contraction tile: heads are folded into it, K = fold*D
+    G                 contraction tiles, N*D / K
+
+Rows on partitions (out [R, H]): the activations are stationary [K, R], the weights stream through
+as the moving operand [K, 512], one PSUM bank a 512 columns.
+Transposed: the weights are stationary, the 128 columns {h1*H2 + h2} of one h2 at a time, and the
+activations [K, R] move; the result has h1 on partitions.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.layout import (
+    BANK,
+    FP8_MAX,
+    PMAX,
+    RING,
+    broadcast_row,
+    column_block,
+    fold_heads,
+    hidden_share,
+    scalar_column,
+)
+from tkg.backends.neuron.sbuf_manager import SbufManager
+from tkg.contract.quantization import QuantizationType
+
+
+def output_projection_tkg(
+    attention,
+    weight,
+    bias=None,
+    quantization_type=QuantizationType.NONE,
+    weight_scale=None,
+    input_scale=None,
+    TRANSPOSE_OUT=False,
+    OUT_IN_SB=False,
+    sbm=None,
+):
+    """The projection; see the module for shapes. `attention` may be an SBUF tile [D, B, N, S].
+
+    Returns `out` in HBM, or with OUT_IN_SB this core's part in SBUF: [B*S, Hl], or transposed
+    [128, H2, B*S]. `sbm` provides SBUF; a returned tile is on its heap as "output_projection.out".
+    """
+    manager = SbufManager() if sbm == None else sbm
+    first, share = hidden_share(weight.shape[1])
+    check_shapes(attention, weight, share, TRANSPOSE_OUT)
+    rows = attention.shape[1] * attention.shape[3]
+    fold = fold_heads(attention)
+    out_dtype = attention.dtype
+    if OUT_IN_SB:
+        shape = (PMAX, share // PMAX, rows) if TRANSPOSE_OUT else (rows, share)
+        out = manager.allocate(shape, out_dtype, "output_projection.out")
+    manager.open_scope("output_projection")
+    x = load_attention(manager, attention, fold)
+    factor = None
+    if quantization_type == QuantizationType.STATIC:
+        x, factor = quantize_static(manager, x, input_scale, weight_scale)
+    scale = weight_scale if quantization_type == QuantizationType.ROW else None
+    after = (bias, scale, factor)
+    if not OUT_IN_SB:
+        lnc = nl.num_programs(0)
+        shape = (PMAX, lnc, share // PMAX, rows) if TRANSPOSE_OUT else (rows, weight.shape[1])
+        out = nl.ndarray(shape, out_dtype, buffer=nl.shared_hbm, name="out")
+    if TRANSPOSE_OUT:
+        target = out if OUT_IN_SB else out[:, nl.program_id(0), :, :]
+        project_transposed(manager, x, weight, after, target, OUT_IN_SB)
+    elif not OUT_IN_SB and weights_stay(rows, share):
+        # Fewer cycles than with the weights moving; DMA turns the result round on its way out.
+        target = out[:, first : first + share].reshape_dim(1, (PMAX, share // PMAX))
+        turned = target.permute((1, 2, 0))
+        project_transposed(manager, x, weight, after, turned, False)
+    else:
+        target = out if OUT_IN_SB else out[:, first : first + share]
+        project_rows(manager, x, weight, after, target, OUT_IN_SB)
+    manager.close_scope()
+    return out
+
+
+def check_shapes(attention, weight, share, transposed):
+    """The kernel's limits; the host refuses such calls with the same reasons."""
+    d_head, batch, heads, tokens = attention.shape
+    assert heads * d_head == weight.shape[0], (
+        f"output_projection_tkg: weight has {weight.shape[0]} rows, attention {heads}*{d_head}"
+    )
+    assert batch * tokens <= PMAX, f"output_projection_tkg: B*S is {batch * tokens}, at most {PMAX}"
+    assert d_head <= PMAX, f"output_projection_tkg: D is {d_head}, at most {PMAX}"
+    if transposed:
+        assert share % PMAX == 0, f"output_projection_tkg: H/LNC is {share}, not a multiple of 128"
+
+
+def weights_stay(rows, share):
+    """Whether stationary weights, max(64, R) cycles a 128 x 128 of them, beat moving ones, 128, and
+    PSUM holds all sums."""
+    if share % PMAX != 0 or rows > PMAX // 2:
+        return False
+    return -(-(share // PMAX) // (BANK // rows)) <= nl.tile_size.psum_num_banks - 2
+
+
+def load_attention(manager, attention, fold):
+    """The activations as [K, G, R]: `fold` heads after each other on the partitions."""
+    d_head, batch, heads, tokens = attention.shape
+    groups = heads // fold
+    x = manager.stack(
+        (fold * d_head, groups, batch * tokens), attention.dtype, "output_projection.x"
+    )
+    view = x.reshape((fold * d_head, groups, batch, tokens))
+    for i in range(fold):
+        # Head g*fold + i goes to partitions i*D .. (i+1)*D of contraction tile g.
+        part = view[i * d_head : (i + 1) * d_head, :, :, :]
+        source = attention.rearrange(
+            ("d", "b", ("g", "f"), "s"), ("d", "g", "b", "s", "f"), {"f": fold}
+        )[:, :, :, :, i]
+        if attention.buffer == nl.sbuf:
+            nisa.tensor_copy(part, source)
+        else:
+            nisa.dma_copy(part, source)
+    return x
+
+
+def quantize_static(manager, x, input_scale, weight_scale):
+    """x_q = fp8(clip(x / input_scale)); and the column that undoes both scales, [128, 1]."""
+    partitions, groups, rows = x.shape
+    inverse = manager.stack((PMAX, 1), nl.float32, "output_projection.inverse_scale")
+    factor = manager.stack((PMAX, 1), nl.float32, "output_projection.factor")
+    scalar_column(inverse, input_scale)
+    scalar_column(factor, weight_scale)
+    nisa.tensor_tensor(factor, factor, inverse, nl.multiply)
+    nisa.reciprocal(inverse, inverse)
+    wide = manager.stack(x.shape, nl.float32, "output_projection.x_scaled")
+    nisa.tensor_scalar(
+        wide, x, nl.multiply, inverse[0:partitions, :], op1=nl.minimum, operand1=FP8_MAX
+    )
+    quantized = manager.stack(x.shape, nl.float8_e4m3, "output_projection.x_fp8")
+    nisa.tensor_scalar(quantized, wide, nl.maximum, -FP8_MAX)
+    return quantized, factor
+
+
+def contract(psum, x, weights, columns, weights_move, add=False):
+    """psum (+)= the sum over contraction tiles g of x[:, g, :] and weights[:, g, columns].
+
+    FP8 activations with FP8 weights go two tiles at a time (double_row).
+    """
+    groups = x.shape[1]
+    paired = x.dtype == nl.float8_e4m3 and groups % 2 == 0
+    step = 2 if paired else 1
+    mode = nisa.matmul_perf_mode.double_row if paired else nisa.matmul_perf_mode.none
+    for g in range(0, groups, step):
+        a = x[:, g : g + 2, :] if paired else x[:, g, :]
+        w = weights[:, g : g + 2, columns] if paired else weights[:, g, columns]
+        nisa.nc_matmul(
+            psum,
+            a if weights_move else w,
+            w if weights_move else a,
+            accumulate=add or g > 0,
+            perf_mode=mode,
+        )
+
+
+def load_weights(ring, turn, weight, rows, first, count):
+    """`count` columns of all contraction tiles, [K, G, count], into the next tile of the ring."""
+    tile = ring[turn % len(ring)]
+    hidden = weight.shape[1]
+    groups = weight.shape[0] // rows
+    block = tile[0:rows, :, 0:count]
+    nisa.dma_copy(
+        block,
+        weight.ap([[hidden, rows], [rows * hidden, groups], [1, count]], offset=first),
+    )
+    return block
+
+
+def project_rows(manager, x, weight, after, out, in_sbuf):
+    """out [R, Hl]: activations stationary, weights moving. `after`: bias, scale and factor of the
+    sums, each or None."""
+    bias, scale, factor = after
+    partitions, groups, rows = x.shape
+    first, share = hidden_share(weight.shape[1])
+    width = min(share, column_block(partitions, groups, weight.dtype))
+    ring = manager.allocate_ring(
+        RING, (partitions, groups, width), weight.dtype, "output_projection.weights"
+    )
+    offset = broadcast_row(manager, bias, rows, first, share, "output_projection.bias")
+    multiplier = broadcast_row(manager, scale, rows, first, share, "output_projection.scale")
+    results = manager.ring(2, (rows, width), out.dtype, "output_projection.result")
+    for turn in range(-(-share // width)):
+        start = turn * width
+        count = min(width, share - start)
+        weights = load_weights(ring, turn, weight, partitions, first + start, count)
+        result = out[:, start : start + count] if in_sbuf else results[turn % 2][:, 0:count]
+        for c in range(0, count, BANK):
+            n = min(BANK, count - c)
+            psum = nl.ndarray((rows, n), nl.float32, buffer=nl.psum)
+            contract(psum, x, weights, slice(c, c + n), True)
+            here = slice(start + c, start + c + n)
+            finish(
+                result[:, c : c + n],
+                psum,
+                None if offset == None else offset[0:rows, here],
+                None if multiplier == None else multiplier[0:rows, here],
+                None if factor == None else factor[0:rows, :],
+            )
+        if not in_sbuf:
+            nisa.dma_copy(out[:, start : start + count], result)
+    manager.free_ring(RING, "output_projection.weights")
+
+
+def finish(result, psum, bias, scale, factor):
+    """result = psum * scale * factor + bias, each where it is there; cast to the result's dtype."""
+    if factor != None and bias != None:
+        nisa.scalar_tensor_tensor(result, psum, nl.multiply, factor, nl.add, bias)
+    elif factor != None:
+        nisa.tensor_scalar(result, psum, nl.multiply, factor)
+    elif scale != None and bias != None:
+        nisa.tensor_tensor(psum, psum, scale, nl.multiply)
+        nisa.tensor_tensor(result, psum, bias, nl.add)
+    elif scale != None:
+        nisa.tensor_tensor(result, psum, scale, nl.multiply)
+    elif bias != None:
+        nisa.tensor_tensor(result, psum, bias, nl.add)
+    else:
+        nisa.tensor_copy(result, psum)
+
+
+def project_transposed(manager, x, weight, after, out, in_sbuf):
+    """out [128, H2, R]: weights stationary, activations moving; h1 on partitions."""
+    bias, scale, factor = after
+    partitions, groups, rows = x.shape
+    first, share = hidden_share(weight.shape[1])
+    tiles = share // PMAX
+    step = 2 if x.dtype == nl.float8_e4m3 and groups % 2 == 0 else 1
+    ring = manager.allocate_ring(
+        RING, (partitions, step, share), weight.dtype, "output_projection.weights"
+    )
+    offset = column_per_partition(manager, bias, first, tiles, "output_projection.bias")
+    multiplier = column_per_partition(manager, scale, first, tiles, "output_projection.scale")
+    result = out
+    if not in_sbuf:
+        result = manager.stack((PMAX, tiles, rows), out.dtype, "output_projection.result")
+    per_bank = BANK // rows
+    spans = [(t, min(per_bank, tiles - t)) for t in range(0, tiles, per_bank)]
+    fits = len(spans) <= nl.tile_size.psum_num_banks
+    sums = []
+    if fits:
+        for _, count in spans:
+            sums.append(nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum))
+    else:
+        total = manager.stack((PMAX, tiles, rows), nl.float32, "output_projection.total")
+        for start, count in spans:
+            sums.append(total[:, start : start + count, :])
+    for g in range(0, groups, step):
+        weights = load_contraction(ring[(g // step) % RING], weight, g, step, first)
+        for i in range(len(spans)):
+            start, count = spans[i]
+            psum = sums[i] if fits else nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum)
+            for t in range(count):
+                columns = slice(start + t, share, tiles)
+                contract(
+                    psum[:, t, :], x[:, g : g + step, :], weights, columns, False, fits and g > 0
+                )
+            if not fits and g == 0:
+                nisa.tensor_copy(sums[i], psum)
+            elif not fits:
+                nisa.tensor_tensor(sums[i], psum, sums[i], nl.add)
+    for i in range(len(spans)):
+        start, count = spans[i]
+        finish(
+            result[:, start : start + count, :],
+            sums[i],
+            spread(offset, start, count, rows),
+            spread(multiplier, start, count, rows),
+            factor,
+        )
+    if not in_sbuf:
+        nisa.dma_copy(out, result)
+    manager.free_ring(RING, "output_projection.weights")
+
+
+def load_contraction(tile, weight, g, count, first):
+    """This core's columns of contraction tiles g .. g+count, [K, count, Hl], into `tile`."""
+    rows = tile.shape[0]
+    hidden = weight.shape[1]
+    share = tile.shape[2]
+    nisa.dma_copy(
+        tile,
+        weight.ap(
+            [[hidden, rows], [rows * hidden, count], [1, share]], offset=g * rows * hidden + first
+        ),
+    )
+    return tile
+
+
+def column_per_partition(manager, row, first, tiles, name):
+    """Columns of a [1 or 128, H] HBM row as [128, H2]: h1 on partitions; None stays None."""
+    if row == None:
+        return None
+    tile = manager.stack((PMAX, tiles), row.dtype, name)
+    nisa.dma_copy(tile, row.ap([[tiles, PMAX], [1, tiles]], offset=first))
+    return tile
+
+
+def spread(tile, start, count, rows):
+    """[128, count] of a column tile as [128, count, rows], without a copy; None stays None."""
+    if tile == None:
+        return None
+    return tile[:, start : start + count].expand_dim(2).broadcast(2, rows)

@@ -1,0 +1,132 @@
+"""Q, K and V of the new tokens, transposed: head dimension on the partitions.
+
+    qkv[c, n, r] = (sum_h x[r, h] * W[h, n*d + c]) * scale + bias        x [P, J, R], h = p*J + j
+
+Weights are stationary ([P, d] of one j and one head n), the few tokens move: 64 cycles of the
+tensor engine a 128 x 128 weights. With two cores each sums over its half of h, and the halves are
+added.
+"""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.layout import (
+    BANK,
+    FP8_MAX,
+    PMAX,
+    RING,
+    WEIGHT_BLOCK_BYTES,
+    exchange,
+    per_head_columns,
+    scalar_column,
+)
+from tkg.backends.neuron.sbuf_manager import bytes_of
+from tkg.contract.quantization import QuantizationType
+
+
+def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
+    """qkv [d, heads, R] float32, a new tile.
+
+    `weight` [H, heads*d] in HBM. `sections`: (q heads, kv heads, d). `scales`: (bias [1, heads*d],
+    weight scale, input scale) in HBM, each or None.
+    """
+    q_heads, kv_heads, d_head = sections
+    heads = q_heads + 2 * kv_heads
+    bias, weight_scale, input_scale = scales
+    rows = x.shape[2]
+    qkv = sbm.stack((d_head, heads, rows), nl.float32, "qkv")
+    sbm.open_scope("qkv_projection")
+    if quantization == QuantizationType.STATIC:
+        x = quantize(sbm, x, input_scale)
+    banks = accumulate_heads(sbm, x, split, weight, d_head, heads)
+    sums = sbm.stack((d_head, heads, rows), nl.float32, "qkv.sums")
+    for first, count, psum in banks:
+        nisa.tensor_copy(sums[:, first : first + count, :], psum)
+    sums = exchange(sbm, sums, nl.add, "qkv")
+    bias_columns = per_head_columns(sbm, bias, d_head, heads, "qkv.bias")
+    if quantization == QuantizationType.ROW:
+        columns = per_head_columns(sbm, weight_scale, d_head, heads, "qkv.scale")
+        factor = columns.expand_dim(2).broadcast(2, rows)
+        nisa.tensor_tensor(sums, sums, factor, nl.multiply)
+    elif quantization == QuantizationType.STATIC:
+        undo_static(sbm, sums, sections, weight_scale, input_scale)
+    if bias == None:
+        nisa.tensor_copy(qkv, sums)
+    else:
+        nisa.tensor_tensor(qkv, sums, bias_columns.expand_dim(2).broadcast(2, rows), nl.add)
+    sbm.close_scope()
+    return qkv
+
+
+def accumulate_heads(sbm, x, split, weight, d_head, heads):
+    """[(first head, heads, psum [d, heads, R])]: the sums over this core's h."""
+    rows = x.shape[2]
+    columns = weight.shape[1]
+    per_bank = max(1, BANK // rows)
+    banks = []
+    for first in range(0, heads, per_bank):
+        count = min(per_bank, heads - first)
+        banks.append((first, count, nl.ndarray((d_head, count, rows), nl.float32, buffer=nl.psum)))
+    size = max(1, WEIGHT_BLOCK_BYTES // (PMAX * columns * bytes_of(weight.dtype)))
+    size = min(size, split.count)
+    # On the heap, so that loading need not wait for the scratch of earlier stages.
+    ring = sbm.allocate_ring(RING, (split.partitions(), size, columns), weight.dtype, "qkv.weights")
+    turn = 0
+    for start in range(0, split.count, size):
+        tile = ring[turn % RING]
+        turn = turn + 1
+        load_rows(tile, weight, split, start, min(size, split.count - start))
+        for first, count, psum in banks:
+            for n in range(count):
+                c = (first + n) * d_head
+                for j in range(start, min(start + size, split.count)):
+                    height = split.height(j)
+                    nisa.nc_matmul(
+                        psum[:, n, :],
+                        tile[0:height, j - start, c : c + d_head],
+                        x[0:height, j, :],
+                        accumulate=j > 0,
+                    )
+    sbm.free_ring(RING, "qkv.weights")
+    return banks
+
+
+def load_rows(tile, weight, split, first, count):
+    """Rows h = p*J + j of this core's columns j = first .. first+count, as [P, count, columns]."""
+    columns = weight.shape[1]
+    for p, partitions, j, n in split.spans(first, count):
+        source = weight.ap(
+            [[split.width * columns, partitions], [columns, n], [1, columns]],
+            offset=(p * split.width + split.first + j) * columns,
+        )
+        nisa.dma_copy(tile[p : p + partitions, j - first : j - first + n, :], source)
+
+
+def quantize(sbm, x, input_scale):
+    """fp8(clip(x / input_scale, +-240)), as a new float8_e4m3 tile."""
+    inverse = sbm.stack((PMAX, 1), nl.float32, "qkv.inverse_scale")
+    scalar_column(inverse, input_scale)
+    nisa.reciprocal(inverse, inverse)
+    wide = sbm.stack(x.shape, nl.float32, "qkv.x_scaled")
+    column = inverse[0 : x.shape[0], :]
+    nisa.tensor_scalar(wide, x, nl.multiply, column, op1=nl.minimum, operand1=FP8_MAX)
+    quantized = sbm.stack(x.shape, nl.float8_e4m3, "qkv.x_fp8")
+    nisa.tensor_scalar(quantized, wide, nl.maximum, -FP8_MAX)
+    return quantized
+
+
+def undo_static(sbm, sums, sections, weight_scale, input_scale):
+    """sums *= input_scale * weight_scale, whose columns are one for all, or one for Q, K and V."""
+    q_heads, kv_heads, d_head = sections
+    factor = sbm.stack((PMAX, 3), nl.float32, "qkv.factor")
+    inputs = sbm.stack((PMAX, 1), nl.float32, "qkv.input_scale")
+    scalar_column(inputs, input_scale)
+    three = weight_scale.shape[1] == 3
+    repeat = 0 if weight_scale.shape[0] == 1 else weight_scale.shape[1]
+    source = weight_scale.ap([[repeat, PMAX], [1 if three else 0, 3]], offset=0)
+    nisa.dma_copy(factor, source)
+    nisa.tensor_scalar(factor, factor, nl.multiply, inputs)
+    bounds = (0, q_heads, q_heads + kv_heads, q_heads + 2 * kv_heads)
+    for i in range(3):
+        part = sums[:, bounds[i] : bounds[i + 1], :]
+        nisa.tensor_scalar(part, part, nl.multiply, factor[0:d_head, i : i + 1])

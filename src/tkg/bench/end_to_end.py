@@ -1,0 +1,118 @@
+"""Tokens a second of a whole model, by engines that take turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tkg.bench.engines import EngineKind, Writer
+
+PROMPT = "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,"
+TOKENS = 64
+PAUSE_SECONDS = 0.1
+"""Between turns, so that nobody's waiting threads disturb the next."""
+
+LEAST_AGREEMENT = 64
+"""Leading characters of the float32 text that every engine must write: the days of one week. Greedy
+text forks where two tokens are nearly as likely, so narrower weights may leave it later; wrong
+weights or a wrong position never get through a week."""
+
+FIELDS = (
+    *("engine", "weights", "state", "note", "tokens_per_s", "tokens_per_s_q1", "tokens_per_s_q3"),
+    *("runs", "agreement", "rate_of_tkg_bf16"),
+)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How an engine did.
+
+    Attributes:
+        engine: which.
+        state, note: as in `tkg.bench.run.Result`.
+        agreement: leading characters that it shares with the float32 text.
+        rates: tokens a second of each turn; empty if it was not timed.
+    """
+
+    engine: EngineKind
+    state: str
+    note: str = ""
+    agreement: int | None = None
+    rates: tuple[float, ...] = ()
+
+
+def measure(
+    model: Path,
+    engines: Sequence[EngineKind],
+    plan: tuple[int, int],
+    expected: Callable[[], str],
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Speed]:
+    """Load, check and time the engines.
+
+    Args:
+        model: the GGUF file.
+        engines: who takes part.
+        plan: threads of each, and rounds in which all take their turn.
+        expected: gives the greedy text in float32.
+        say: is told what is going on.
+    """
+    threads, rounds = plan
+    speeds: dict[EngineKind, Speed] = {}
+    writers: dict[EngineKind, Writer] = {}
+    say("the float32 text")
+    right = expected()
+    for engine in engines:
+        reason = engine.absent()
+        if reason is not None:
+            speeds[engine] = Speed(engine, "absent", reason)
+            continue
+        say(f"loading {engine}")
+        writer = engine.load(model, threads)
+        agreement = agreeing(writer.write(PROMPT, TOKENS).text, right)
+        if agreement < min(LEAST_AGREEMENT, len(right)):
+            note = f"the text leaves the float32 text after {agreement} characters"
+            speeds[engine] = Speed(engine, "wrong", note, agreement)
+        else:
+            writers[engine] = writer
+            speeds[engine] = Speed(engine, "ok", "", agreement)
+    rates: dict[EngineKind, list[float]] = {engine: [] for engine in writers}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for engine, writer in writers.items():
+            time.sleep(PAUSE_SECONDS)
+            done = writer.write(PROMPT, TOKENS)
+            rates[engine].append(done.tokens / done.seconds)
+    return [
+        Speed(s.engine, s.state, s.note, s.agreement, tuple(rates.get(s.engine, ())))
+        for s in speeds.values()
+    ]
+
+
+def agreeing(text: str, right: str) -> int:
+    """Leading characters that two texts share."""
+    pairs = enumerate(zip(text, right, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(text), len(right)))
+
+
+def records(speeds: Sequence[Speed]) -> list[dict[str, Any]]:
+    """One record an engine, with `FIELDS`."""
+    median = {s.engine: float(np.median(s.rates)) for s in speeds if s.rates}
+    base = next((m for e, m in median.items() if (e.name, e.weights) == ("tkg", "bfloat16")), None)
+    lines = []
+    for speed in speeds:
+        line: dict[str, Any] = dict.fromkeys(FIELDS)
+        line |= {"engine": speed.engine.name, "weights": speed.engine.weights}
+        line |= {"state": speed.state, "note": speed.note, "agreement": speed.agreement}
+        if speed.rates:
+            low, middle, high = np.percentile(speed.rates, (25, 50, 75))
+            line |= {"tokens_per_s": float(middle), "runs": len(speed.rates)}
+            line |= {"tokens_per_s_q1": float(low), "tokens_per_s_q3": float(high)}
+            line["rate_of_tkg_bf16"] = None if base is None else float(middle) / base
+        lines.append(line)
+    return lines

@@ -1,0 +1,79 @@
+"""Times of several contestants, taken in turns so that the host's noise hits all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+PAUSE_SECONDS = 0.01
+"""Between turns: thread pools that wait actively for more work have gone to sleep by then."""
+
+LEAST_CALLS = 2
+"""Timed calls of a turn, at the least."""
+
+
+class Runnable(Protocol):
+    """What can be timed: `run` is the next call; `settle`, before each, is not timed."""
+
+    calls_per_run: int
+
+    def settle(self) -> None: ...
+    def run(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds a call.
+
+    Attributes:
+        seconds: one number a timed run, divided by its calls.
+        calls: how many calls were timed.
+    """
+
+    seconds: tuple[float, ...]
+    calls: int
+
+    @property
+    def quartiles(self) -> tuple[float, float, float]:
+        """First quartile, median, third quartile."""
+        low, middle, high = np.percentile(self.seconds, (25, 50, 75))
+        return float(low), float(middle), float(high)
+
+
+def interleaved(contestants: Sequence[Runnable], rounds: int, seconds: float) -> list[Times]:
+    """Time every contestant in each of the rounds.
+
+    Args:
+        contestants: warmed up.
+        rounds: each starts with another contestant, so that none always follows the same one.
+        seconds: how long each is timed, over all rounds.
+    """
+    taken: list[list[float]] = [[] for _ in contestants]
+    order = list(range(len(contestants)))
+    for _ in range(rounds):
+        for index in order:
+            taken[index] += _turn(contestants[index], seconds / rounds)
+        order = order[1:] + order[:1]
+    return [
+        Times(tuple(spent), len(spent) * contestant.calls_per_run)
+        for spent, contestant in zip(taken, contestants, strict=True)
+    ]
+
+
+def _turn(contestant: Runnable, seconds: float) -> list[float]:
+    """Seconds a call of one turn's runs. An untimed run comes first: it wakes the threads up."""
+    time.sleep(PAUSE_SECONDS)
+    contestant.settle()
+    contestant.run()
+    spent: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(spent) < LEAST_CALLS or time.perf_counter() < end:
+        contestant.settle()
+        start = time.perf_counter()
+        contestant.run()
+        spent.append((time.perf_counter() - start) / contestant.calls_per_run)
+    return spent

@@ -1,0 +1,108 @@
+"""The figures of a profile: modelled times beside their bounds, HBM bytes beside the least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nkisim.chips import Chip
+from nkisim.report import Report
+from tkg.contract import dtypes
+from tkg.contract.block import BlockCall
+from tkg.contract.cost import Call, cost
+from tkg.contract.keywords import BLOCK_NAMES
+from tkg.contract.projection import PROJECTION_NAMES
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """HBM bytes of one tensor, as the simulator counted them; `least`: what the call needs."""
+
+    tensor: str
+    read: int
+    written: int
+    least: int
+
+    @property
+    def times(self) -> float:
+        """Bytes moved, in units of the least."""
+        return (self.read + self.written) / self.least if self.least else float("inf")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Times in microseconds, all modelled.
+
+    Attributes:
+        modelled: from the first instruction to the last result.
+        dma_bound: the least HBM bytes of the call at `bytes_per_us`, all DMA engines busy.
+        engine, engine_bound: the busiest engine and the time that its instructions hold it.
+        tensors: HBM traffic, most bytes first; `total` is their sum.
+    """
+
+    modelled: float
+    dma_bound: float
+    bytes_per_us: float
+    engine: str
+    engine_bound: float
+    tensors: tuple[Traffic, ...]
+    total: Traffic
+
+    @property
+    def bound(self) -> float:
+        """No schedule of these instructions and bytes takes less."""
+        return max(self.dma_bound, self.engine_bound)
+
+    @property
+    def ratio(self) -> float:
+        return self.modelled / self.bound
+
+
+def figures(call: Call, report: Report) -> Figures:
+    """The figures of a run of one call on one device."""
+    least = least_bytes(call)
+    moved = {
+        tensor.allocation.name: (tensor.read_bytes, tensor.written_bytes)
+        for tensor in report.tensors
+    }
+    tensors = [
+        Traffic(name, *moved.get(name, (0, 0)), least.get(name, 0)) for name in {**least, **moved}
+    ]
+    tensors.sort(key=lambda tensor: -(tensor.read + tensor.written))
+    read, written = sum(t.read for t in tensors), sum(t.written for t in tensors)
+    total = Traffic("all", read, written, sum(least.values()))
+    rate = dma_bytes_per_us(report.program.chip, len(report.program.cores))
+    busiest = max(report.engines, key=lambda use: use.busy_us)
+    several = len(report.program.cores) > 1
+    name = busiest.engine + (f" (core {busiest.core})" if several else "")
+    return Figures(
+        report.latency_us, total.least / rate, rate, name, busiest.busy_us, tuple(tensors), total
+    )
+
+
+def dma_bytes_per_us(chip: Chip, cores: int) -> float:
+    """What the DMA engines of a device's cores move; the cores share an HBM stack."""
+    return 1000 * min(cores * chip.dma.engines * chip.dma.bytes_per_ns, chip.stack_bytes_per_ns)
+
+
+def least_bytes(call: Call) -> dict[str, int]:
+    """Bytes that must pass HBM, by the name that the kernel's tensor has.
+
+    Inputs count once, outputs and the new K and V once. Of a cache its S_ctx slots count, whatever
+    `pos_ids`, the mask or a window let be attended to: they are not known when the kernel is built.
+    """
+    least = cost(call)
+    names = BLOCK_NAMES if isinstance(call, BlockCall) else PROJECTION_NAMES
+    found = {names.get(name, name): count for name, count in least.read_bytes.items()}
+    if not isinstance(call, BlockCall):
+        return found | least.written_bytes
+    if not call.block.skip_attention:
+        heads = call.block.heads
+        slot = heads.kv * heads.d_head * dtypes.itemsize(call.cache.v.dtype)
+        found["K_cache"] = found["V_cache"] = call.batch * call.context * slot
+    if call.cache.scale is not None:
+        found |= {"k_scale": 4, "v_scale": 4}
+    updated = call.slot_ids is not None
+    places = {"out": "out"} | {f"{x}_out": f"{x}_{'cache' if updated else 'new'}" for x in "KV"}
+    for name, count in least.written_bytes.items():
+        found[places[name]] = found.get(places[name], 0) + count
+    return found
