@@ -99,22 +99,24 @@ def _plain(tensor: NkiTensor, keys: tuple) -> NkiTensor | None:
     if len(keys) != len(shape) or tensor.dynamic is not None:
         return None
     sizes = []
+    strides = tensor.strides
     offset = tensor.offset
-    for item, size, step in zip(keys, shape, tensor.strides, strict=True):
+    for item, size, step in zip(keys, shape, strides):  # noqa: B905  (hot; equally long)
         if item.__class__ is not slice or item.step is not None:
             return None
         start, stop = item.start, item.stop
         if start is None:
+            if stop is None:
+                sizes.append(size)
+                continue
             start = 0
-        if stop is None:
+        elif stop is None:
             stop = size
         if start.__class__ is not int or stop.__class__ is not int or not 0 <= start < stop <= size:
             return None
         offset += start * step
         sizes.append(stop - start)
-    return tensor.__class__(
-        tensor.storage, tuple(sizes), tensor.strides, offset, tensor.dtype, None
-    )
+    return tensor.__class__(tensor.storage, tuple(sizes), strides, offset, tensor.dtype)
 
 
 def bounds(tensor: NkiTensor, dim: int, item: Any) -> tuple[int, int, int]:

@@ -60,7 +60,7 @@ class Kernel:
         return other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if running.core is not None:
+        if running.inside():
             return self.function(*args, **kwargs)
         return run(self, *args, **kwargs).result
 
@@ -141,8 +141,15 @@ def run_ranks(
             f"{chosen.__name__}: NKI_PRECISE_FP=0: this simulator rounds every value to its dtype;"
             " unset it, or give the tensors dtype nl.float32"
         )
-    if running.core is not None:
+    if running.inside():
         raise NkiValidationError(f"{chosen.__name__}: a kernel cannot launch another run")
+    with running.launch:
+        return _launch(chosen, calls, settings)
+
+
+def _launch(
+    chosen: Kernel, calls: Sequence[tuple[Sequence[Any], dict[str, Any]]], settings: Options
+) -> list[Run]:
     program = Program(settings, name=chosen.__name__)
     bound: list[Bound] = []
     bodies: list[tuple[Core, Callable[[], Any]]] = []

@@ -54,10 +54,10 @@ class Allocation:
     explicit: bool = False
     kind: str = "temporary"  # or "input", "output", "constant"
     last_row_bytes: int = 0  # of the last dimension
+    on_chip: bool = field(init=False)
 
-    @property
-    def on_chip(self) -> bool:
-        return self.buffer is SBUF or self.buffer is PSUM
+    def __post_init__(self) -> None:
+        self.on_chip = self.buffer is SBUF or self.buffer is PSUM
 
     @property
     def nbytes(self) -> int:

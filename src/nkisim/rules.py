@@ -44,22 +44,31 @@ def tiles(op: str, **operands: Any) -> None:
 
 
 def _tile(op: str, argument: str, tensor: NkiTensor) -> None:
-    if not tensor.on_chip:
+    allocation = tensor.storage.allocation
+    shape = tensor.shape
+    if not allocation.on_chip:
         refuse(
             op, argument, f"{tensor!r} is in HBM; engines reach SBUF and PSUM", "dma_copy to SBUF"
         )
     if tensor.dynamic is not None:
         refuse(op, argument, f"{tensor!r} has a run-time index", "tensor_copy or dma_copy")
-    if tensor.ndim > MAX_DIMS:
+    if len(shape) > MAX_DIMS:
         refuse(op, argument, f"{tensor.ndim} dimensions; at most {MAX_DIMS}", "flatten_dims")
-    address = tensor.storage.allocation.address
-    start = tensor.access.box[0] + (address[0] if address else 0)
-    legal = start_partitions(tensor.shape[0])
-    if start not in legal:
+    start = tensor.access.box[0]
+    if allocation.address is not None:
+        start += allocation.address[0]
+    if start and start not in start_partitions(shape[0]):
+        legal = start_partitions(shape[0])
         refuse(
-            op, argument, f"{tensor!r} starts at partition {start}; {tensor.shape[0]} partitions"
+            op, argument, f"{tensor!r} starts at partition {start}; {shape[0]} partitions"
             f" start at {' or '.join(map(str, legal))}", "a legal start partition",
         )  # fmt: skip
+    if allocation.row_bytes > MAX_STEP:
+        _pattern(op, argument, tensor)
+
+
+def _pattern(op: str, argument: str, tensor: NkiTensor) -> None:
+    """Counts and steps fit the fields of an access pattern."""
     for size, step in zip(tensor.shape[1:], tensor.strides[1:], strict=True):
         if size > MAX_COUNT or (size > 1 and abs(step) > MAX_STEP):
             refuse(

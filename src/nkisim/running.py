@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,16 @@ if TYPE_CHECKING:
 
 core: Core | None = None
 
+# Launches from several threads wait for each other; `inside` tells a launch from a call within one.
+launch = threading.Lock()
+thread = threading.local()
+
 _PACKAGE = str(Path(__file__).parent)
+
+
+def inside() -> bool:
+    """Whether this thread is running a kernel now."""
+    return getattr(thread, "inside", False)
 
 
 def current() -> Core:

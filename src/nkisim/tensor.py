@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import dtypes, indexing, running, views
+from .access import Access, Dynamic
 from .enums import MemoryRegion
 from .errors import NkiValidationError
 from .indexing import index
@@ -29,84 +30,21 @@ class NKIObject:
             setattr(self, name, value)
 
 
-class Access:
-    """The place that an operand touches: a box in its allocation, and the view's layout.
-
-    The box is partitions p0..p1, rows r0..r1 and bytes c0..c1 within a row, where a row is the last
-    dimension of the allocation. It covers the touched elements and may cover more.
-    """
-
-    __slots__ = ("allocation", "box", "dtype", "itemsize", "offset", "row", "shape", "strides")
-
-    def __init__(self, tensor: NkiTensor):
-        allocation = tensor.storage.allocation
-        self.allocation = allocation
-        self.shape = tensor.shape
-        self.strides = tensor.strides
-        self.offset = tensor.offset
-        self.dtype = tensor.dtype
-        self.itemsize = tensor.itemsize
-        self.row = max(allocation.last_row_bytes, tensor.itemsize)
-        self.box = self._box()
-
-    def _box(self) -> tuple[int, int, int, int, int, int]:
-        shape, strides, start = self.shape, self.strides, self.offset
-        p0, p1 = 0, 1
-        if self.allocation.on_chip:
-            p0, start = divmod(start, self.allocation.row_bytes // self.itemsize)
-            p1 = p0 + shape[0]
-            shape, strides = shape[1:], strides[1:]
-        length = self.row // self.itemsize
-        row, column = divmod(start, length)
-        rows = columns = 0
-        for size, step in zip(shape, strides, strict=True):
-            if size == 1:
-                continue
-            if step % length:
-                columns += (size - 1) * step
-            else:
-                rows += (size - 1) * (step // length)
-        if column + columns >= length:
-            last = start + rows * length + columns
-            return p0, p1, row, last // length + 1, 0, self.row
-        item = self.itemsize
-        return p0, p1, row, row + rows + 1, column * item, (column + columns + 1) * item
-
-    @property
-    def per_partition(self) -> int:
-        """Elements per partition (on chip)."""
-        return prod(self.shape[1:])
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.itemsize
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """First and last byte (exclusive) within the partition, or within the tensor (HBM)."""
-        _, _, r0, r1, c0, c1 = self.box
-        return r0 * self.row + c0, (r1 - 1) * self.row + c1
-
-
-class Dynamic:
-    """An index known only at run time: one register or element, or one index a partition."""
-
-    __slots__ = ("dim", "index", "limit", "stride", "vector")
-
-    def __init__(self, index: Any, stride: int, limit: int, dim: int, vector: bool):
-        self.index = index
-        self.stride = stride
-        self.limit = limit
-        self.dim = dim
-        self.vector = vector
-
-
 class NkiTensor(NKIObject):
     """A tensor of NKI: shape, dtype and a place in SBUF, PSUM or HBM. Views share the storage."""
 
-    __slots__ = ("_access", "_array", "_legal", "dtype", "dynamic", "itemsize", "offset", "shape",
-    "storage",
-                 "strides")  # fmt: skip
+    __slots__ = (
+        "_access",
+        "_array",
+        "_legal",
+        "dtype",
+        "dynamic",
+        "itemsize",
+        "offset",
+        "shape",
+        "storage",
+        "strides",
+    )
 
     def __init__(
         self,
@@ -181,17 +119,20 @@ class NkiTensor(NKIObject):
         """The elements as a NumPy view (its dtype from `dtypes.NUMPY`); the index must be
         static."""
         if self._array is None:
-            storage, item = self.storage, self.itemsize
-            place, strides = storage.base + self.offset * item, self.strides
-            steps = [step * item for step in strides]
+            storage, item, strides = self.storage, self.itemsize, self.strides
             row = storage.allocation.row_bytes
-            if storage.pitch != row:
+            if len(strides) == 2:
+                steps = (strides[0] * item, strides[1] * item)
+            else:
+                steps = tuple([step * item for step in strides])
+            if storage.pitch == row:
+                place = storage.base + self.offset * item
+            else:
                 partition, rest = divmod(self.offset * item, row)
                 place = storage.base + partition * storage.pitch + rest
-                steps[0] = storage.pitch
-            self._array = np.ndarray(
-                self.shape, dtypes.NUMPY[self.dtype], storage.data, place, tuple(steps)
-            )
+                steps = (storage.pitch, *steps[1:])
+            dtype = dtypes.NUMPY[self.dtype]
+            self._array = np.ndarray(self.shape, dtype, storage.data, place, steps)
         return self._array
 
     @property

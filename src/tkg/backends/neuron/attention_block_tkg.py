@@ -36,7 +36,7 @@ from tkg.backends.neuron.input_norm_tkg import (
     load_gamma,
     load_hidden,
 )
-from tkg.backends.neuron.layout import FP8_MAX, PMAX, scalar_column
+from tkg.backends.neuron.layout import FP8_MAX, PMAX, factors, scalar_column
 from tkg.backends.neuron.matrices import apply_matrix, selection
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
@@ -108,12 +108,8 @@ def attention_block_tkg(
         out = manager.allocate((sizes.d_head, columns), X.dtype, "out")
     manager.open_scope("attention_block")
     attention = manager.stack(sizes.attention(), X.dtype, "attention")
-    context = plan_context(
-        context_length(V, active_blocks_table, attention_mask),
-        sizes.tokens,
-        V.shape[1] if block else 0,
-        sizes.batch,
-    )
+    length, prior = context_length(V, active_blocks_table, attention_mask, sizes.tokens)
+    context = plan_context(length, prior, V.shape[1] if block else 0, sizes.batch)
     rows, here = share_work(sizes.batch, context)
     table = None
     if block:
@@ -218,11 +214,14 @@ def with_head_axis(cache, block):
     return cache.expand_dim(2 if block else 1)
 
 
-def context_length(V, table, mask):
-    """S_ctx, the new tokens included."""
-    if table != None:
-        return table.shape[1] * V.shape[1]
-    return V.shape[2] if mask == None else mask.shape[0]
+def context_length(V, table, mask, tokens):
+    """(cache slots that are looked at, those of them that a mask speaks of)."""
+    slots = V.shape[2] if table == None else table.shape[1] * V.shape[1]
+    if mask == None:
+        return slots, slots - tokens
+    if table == None:
+        slots = min(slots, mask.shape[0])
+    return slots, mask.shape[0] - tokens
 
 
 def round_new(manager, sizes, k, v, K, scales, transposed):
@@ -293,26 +292,32 @@ def scale_for_fp8(manager, t, scale, name):
 
 
 def prepare_queries(manager, q, scale, reader, new, dtype):
-    """The scaled queries in the dtype that multiplies the cache; their parities for a paired
-    one."""
+    """The scaled queries in the dtypes that multiply the cache; their parities for a paired one."""
     d_head, heads, rows = q.shape
     batch, tokens = new.k.shape[2], new.k.shape[3]
-    shape = (heads, batch, tokens)
     kind = nl.float32 if bytes_of(reader.K.dtype) == 4 else dtype
-    scaled = manager.stack((d_head, heads, rows), kind, "q")
-    nisa.tensor_scalar(scaled, q, nl.multiply, scale)
+    flat = manager.stack((d_head, heads * rows), nl.float32, "q.scaled")
+    nisa.tensor_scalar(flat, q.reshape((d_head, heads * rows)), nl.multiply, scale)
+    whole = query_parts(manager, flat, kind, reader, (heads, batch, tokens), "q")
     parity = None
     if reader.paired:
         parity = []
-        flat = manager.stack((d_head, heads * rows), nl.float32, "q.scaled")
-        nisa.tensor_scalar(flat, q.reshape((d_head, heads * rows)), nl.multiply, scale)
-        for part in range(2):
-            pick = selection(manager, d_head, part, f"q.pick.{part}")
-            chosen = apply_matrix(manager, pick, flat, f"q.picked.{part}")
-            tile = manager.stack((d_head // 2, heads * rows), kind, f"q.parity.{part}")
-            nisa.tensor_copy(tile, chosen)
-            parity.append(tile.reshape((d_head // 2,) + shape))
-    return Queries(scaled.reshape((d_head,) + shape), parity, new.k, new.v)
+        for half in range(2):
+            pick = selection(manager, d_head, half, f"q.pick.{half}")
+            chosen = apply_matrix(manager, pick, flat, f"q.picked.{half}")
+            shape = (heads, batch, tokens)
+            parity.append(query_parts(manager, chosen, kind, reader, shape, f"q.parity.{half}"))
+    return Queries(whole, parity, kind, new.k, new.v)
+
+
+def query_parts(manager, flat, kind, reader, shape, name):
+    """[tiles [d, N, B, S] that sum to the float32 queries [d, N*B*S], rounded to `kind`]."""
+    narrow = flat
+    if kind != nl.float32:
+        narrow = manager.stack(flat.shape, kind, name)
+        nisa.tensor_copy(narrow, flat)
+    parts = factors(manager, narrow, reader.K.dtype, name)
+    return [part.reshape((flat.shape[0],) + shape) for part in parts]
 
 
 def swap_rows(attention, mine):

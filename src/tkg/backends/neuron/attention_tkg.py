@@ -15,8 +15,8 @@ pass over cached positions is another, and each core of a pair may hold one.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import BANK, PMAX
-from tkg.backends.neuron.matrices import filled, identity, spread_row
+from tkg.backends.neuron.layout import BANK, PMAX, factors
+from tkg.backends.neuron.matrices import filled, spread_row
 
 MASKED = -3.0e38  # a score that does not count
 FLOOR = -1.0e30  # m where nothing counts: then every p is 0, and so is l
@@ -33,20 +33,22 @@ class Partial(nl.NKIObject):
 
 
 class Queries(nl.NKIObject):
-    """q [d, N, B, S], scaled, in the dtype that multiplies the cache; `parity`: its even and odd
-    elements [d/2, N, B, S] where K^T comes in pairs, else None. `k`, `v`: the new tokens' K and V,
-    [d, kv, B, S], rounded to the cache's dtype."""
+    """`q`: tiles [d, N, B, S] that sum to the scaled queries, in dtypes that multiply the cache's;
+    `parity`: the same for their even and odd elements, [d/2, N, B, S], where K^T comes in pairs,
+    else None. `kind`: the dtype of probabilities. `k`, `v`: the new tokens' K and V, [d, kv, B, S],
+    rounded to the cache's dtype."""
 
-    def __init__(self, q, parity, k, v):
+    def __init__(self, q, parity, kind, k, v):
         self.q = q
         self.parity = parity
+        self.kind = kind
         self.k = k
         self.v = v
-        self.d_head = q.shape[0]
-        self.heads = q.shape[1]
+        self.d_head = q[0].shape[0]
+        self.heads = q[0].shape[1]
         self.kv_heads = k.shape[1]
-        self.group = q.shape[1] // k.shape[1]
-        self.tokens = q.shape[3]
+        self.group = self.heads // k.shape[1]
+        self.tokens = q[0].shape[3]
 
     def columns(self):
         """Columns of one row of the batch."""
@@ -106,7 +108,7 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, share):
         columns = this.count * queries.columns()
         target = total if at == 0 else other
         softmax(sbm, queries, this, buffers, i, target)
-        weigh(queries, reader, visibility, this, buffers.weights[i % 2], target)
+        weigh(sbm, queries, reader, visibility, this, buffers.weights[i % 2], target)
         if at > 0:
             merge(sbm, total, other, columns)
         if at == len(parts) - 1:
@@ -120,15 +122,14 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, share):
 
 
 class Buffers(nl.NKIObject):
-    """Scores and probabilities of two passes in flight; an identity matrix and one of ones."""
+    """Scores and probabilities of two passes in flight; a matrix of ones."""
 
     def __init__(self, sbm, queries, plan, width):
         columns = queries.group * queries.tokens
         units = width // columns
         tiles = max([part.context.tiles() for parts in plan for part in parts])
         self.scores = sbm.ring(2, (PMAX, units, tiles, columns), nl.float32, "attention.scores")
-        self.weights = sbm.ring(2, (PMAX, units, tiles, columns), queries.q.dtype, "attention.p")
-        self.identity = identity(sbm, PMAX, "attention.identity")
+        self.weights = sbm.ring(2, (PMAX, units, tiles, columns), queries.kind, "attention.p")
         self.ones = filled(sbm, (PMAX, PMAX), 1.0, "attention.ones")
 
 
@@ -175,14 +176,12 @@ def multiply_keys(queries, reader, tile, place, rows, psum):
     query heads)."""
     group, l = place
     b, heads = rows
-    if queries.parity == None:
-        columns = reader.key_columns(tile, group, l, 0)
-        nisa.nc_matmul(psum, columns, queries.q[:, heads, b, :], accumulate=False)
-    else:
-        for part in range(2):
-            columns = reader.key_columns(tile, group, l, part)
-            q = queries.parity[part][:, heads, b, :]
-            nisa.nc_matmul(psum, columns, q, accumulate=part > 0)
+    halves = [queries.q] if queries.parity == None else queries.parity
+    for half in range(len(halves)):
+        columns = reader.key_columns(tile, group, l, half)
+        for i in range(len(halves[half])):
+            q = halves[half][i][:, heads, b, :]
+            nisa.nc_matmul(psum, columns, q, accumulate=half + i > 0)
 
 
 def seen(mask, height, b, tiles, heads, group, tokens):
@@ -215,9 +214,9 @@ def softmax(sbm, queries, this, buffers, turn, partial):
     turned = nl.ndarray((width, PMAX), nl.float32, buffer=nl.psum)
     nisa.nc_transpose(turned, part, engine=nisa.engine.tensor)
     nisa.tensor_reduce(largest, nl.maximum, turned, axis=1)
+    # Turned back from a view that repeats each value: no arithmetic, so a NaN stays in its column.
     everywhere = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
-    unit = buffers.identity[0:width, 0:width]
-    nisa.nc_matmul(everywhere, largest.broadcast(1, PMAX), unit, accumulate=False)
+    nisa.nc_transpose(everywhere, largest.broadcast(1, PMAX), engine=nisa.engine.tensor)
     nisa.tensor_scalar(m, everywhere, nl.maximum, FLOOR)
     shift = m.reshape((PMAX, units, columns)).expand_dim(2).broadcast(2, tiles)
     nisa.tensor_tensor(scores, scores, shift, nl.subtract)
@@ -229,12 +228,15 @@ def softmax(sbm, queries, this, buffers, turn, partial):
     sbm.close_scope()
 
 
-def weigh(queries, reader, visibility, this, weights, partial):
+def weigh(sbm, queries, reader, visibility, this, weights, partial):
     """acc = V^T p."""
     context = this.context
     columns = queries.group * queries.tokens
     units = this.count * queries.kv_heads
     psum = nl.ndarray((queries.d_head, units, columns), nl.float32, buffer=nl.psum)
+    sbm.open_scope("weigh")
+    used = weights[:, 0:units, 0 : context.tiles(), :]
+    parts = factors(sbm, used, reader.V.dtype, "weigh.p")
     for row in range(this.count):
         b = this.first + row
         for kv in range(queries.kv_heads):
@@ -246,13 +248,12 @@ def weigh(queries, reader, visibility, this, weights, partial):
                 values = reader.values(b, kv, there, slots)
                 height = context.height(g)
                 for l in range(context.run):
-                    nisa.nc_matmul(
-                        psum[:, unit, :],
-                        values[:, l, :],
-                        weights[0:height, unit, g * context.run + l, :],
-                        accumulate=g + l > 0,
-                    )
+                    for i in range(len(parts)):
+                        p = parts[i][0:height, unit, g * context.run + l, :]
+                        sums = psum[:, unit, :]
+                        nisa.nc_matmul(sums, values[:, l, :], p, accumulate=g + l + i > 0)
     nisa.tensor_copy(partial.acc[:, 0 : units * columns], psum)
+    sbm.close_scope()
 
 
 def new_tokens(sbm, queries, visibility, this, partial):
@@ -281,7 +282,7 @@ def new_tokens(sbm, queries, visibility, this, partial):
         nisa.tensor_tensor(extra.reshape(by_head), sink, m.reshape(by_head), nl.subtract)
         nisa.activation(extra, nl.exp, extra)
         nisa.tensor_tensor(l, l, extra, nl.add)
-    weigh_new(sbm, queries, this, scores, partial.acc[:, 0:width])
+    weigh_new(sbm, queries, visibility, this, scores, partial.acc[:, 0:width])
     sbm.close_scope()
 
 
@@ -297,7 +298,8 @@ def new_scores(sbm, queries, visibility, this):
             for s in range(tokens):
                 psum = nl.ndarray((PMAX, group, tokens), nl.float32, buffer=nl.psum)
                 key = queries.k[:, kv, b, s : s + 1].broadcast(1, PMAX)
-                nisa.nc_matmul(psum, key, queries.q[:, heads, b, :], accumulate=False)
+                for i in range(len(queries.q)):
+                    nisa.nc_matmul(psum, key, queries.q[i][:, heads, b, :], accumulate=i > 0)
                 target = scores[:, row * kv_heads + kv, s, :, :]
                 if visibility.new == None:
                     last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
@@ -307,20 +309,34 @@ def new_scores(sbm, queries, visibility, this):
     return scores.reshape((PMAX, units, tokens, group * tokens))
 
 
-def weigh_new(sbm, queries, this, weights, acc):
-    """acc [d, C] = the new V, weighted. Few and on d partitions already: no matmul."""
+def weigh_new(sbm, queries, visibility, this, weights, acc):
+    """acc [d, C] = the new V, weighted. Few and on d partitions already: no matmul. Where a new
+    token does not count its V is left out, whatever it holds."""
     tokens, kv_heads, d_head = queries.tokens, queries.kv_heads, queries.d_head
-    columns = queries.group * tokens
-    acc = acc.reshape((d_head, this.count, kv_heads, columns))
-    product = sbm.stack((d_head, this.count, kv_heads, columns), nl.float32, "new.product")
-    weights = weights.reshape((PMAX, this.count, kv_heads * tokens, columns))
+    group, units = queries.group, this.count * queries.kv_heads
+    shape = (d_head, units, group, tokens)
+    acc = acc.reshape(shape)
+    nisa.memset(acc, 0.0)
+    product = sbm.stack(shape, nl.float32, "new.product")
+    counted = sbm.stack(shape, nl.float32, "new.counted")
+    weights = weights.reshape((PMAX, units, tokens, group, tokens))
     for s in range(tokens):
-        value = queries.v[:, :, this.first : this.first + this.count, s].permute((0, 2, 1))
-        wide = value.expand_dim(3).broadcast(3, columns)
-        p = weights[0:d_head, :, s : kv_heads * tokens : tokens, :]
-        nisa.tensor_tensor(acc if s == 0 else product, p, wide, nl.multiply)
-        if s > 0:
-            nisa.tensor_tensor(acc, acc, product, nl.add)
+        value = sbm.stack((d_head, this.count, kv_heads), nl.float32, f"new.value.{s}")
+        new = queries.v[:, :, this.first : this.first + this.count, s].permute((0, 2, 1))
+        nisa.tensor_copy(value, new)
+        wide = value.reshape((d_head, units, 1)).broadcast(2, group).expand_dim(3)
+        wide = wide.broadcast(3, tokens)
+        nisa.tensor_tensor(product, weights[0:d_head, :, s, :, :], wide, nl.multiply)
+        if visibility.new == None:
+            last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
+            seen_by = acc[:, :, :, s:last]
+            nisa.tensor_tensor(seen_by, seen_by, product[:, :, :, s:last], nl.add)
+        else:
+            rows = slice(this.first, this.first + this.count)
+            mask = visibility.new[0:d_head, s, rows, :, :].reshape(shape)
+            nisa.memset(counted, 0.0)
+            nisa.tensor_copy_predicated(counted, product, mask)
+            nisa.tensor_tensor(acc, acc, counted, nl.add)
 
 
 def merge(sbm, total, other, columns):

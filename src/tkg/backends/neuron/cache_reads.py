@@ -32,6 +32,8 @@ class CacheReader(nl.NKIObject):
         self.rows = rows
         self.d_head = V.shape[3]
         self.paired = bytes_of(K.dtype) == 1 and not transposed
+        # DMA gathers and transposes at once only up to two bytes an element.
+        self.turned = bytes_of(K.dtype) == 4 and rows != None
         self.loads = []
         self.turn = 0
         self.value_turn = 0
@@ -40,6 +42,8 @@ class CacheReader(nl.NKIObject):
         if self.paired:
             keys = (self.d_head // 2, run * PMAX * 2)
         self.key_ring = sbm.ring(RING, keys, K.dtype, "cache.keys")
+        if self.turned:
+            self.key_rows = sbm.stack((PMAX, run, self.d_head), K.dtype, "cache.key_rows")
         self.value_ring = sbm.ring(RING, (PMAX, run, self.d_head), V.dtype, "cache.values")
 
     def keys(self, b, kv, group):
@@ -50,7 +54,9 @@ class CacheReader(nl.NKIObject):
         height = self.context.height(group)
         count = height * run
         first = self.context.first_run(group) * run
-        if self.rows != None:
+        if self.turned:
+            self.turn_keys(tile, b, kv, group)
+        elif self.rows != None:
             self.gather_keys(tile, b, kv, group)
         elif self.transposed:
             source = self.K[b, kv, :, first : first + count]
@@ -83,6 +89,32 @@ class CacheReader(nl.NKIObject):
         )
         self.loads.append(nisa.dma_transpose(target, source))
 
+    def turn_keys(self, tile, b, kv, group):
+        """The same as `gather_keys`, turned by the tensor engine."""
+        run = self.context.run
+        height = self.context.height(group)
+        rows = self.key_rows[0:height, :, :]
+        self.gather_runs(rows, self.K, b, kv, group)
+        for l in range(run):
+            psum = nl.ndarray((self.d_head, height), self.K.dtype, buffer=nl.psum)
+            nisa.nc_transpose(psum, rows[:, l, :], engine=nisa.engine.tensor)
+            nisa.tensor_copy(tile[:, l * PMAX : l * PMAX + height], psum)
+
+    def gather_runs(self, target, cache, b, kv, group):
+        """The runs of a group, [128, run, d], from a block cache."""
+        blocks, block_len, kv_heads, d_head = cache.shape
+        run = self.context.run
+        height = self.context.height(group)
+        row = kv_heads * d_head
+        base = cache.reshape((blocks * (block_len // run), run * row))
+        source = base.ap(
+            [[run * row, height], [row, run], [1, d_head]],
+            offset=kv * d_head,
+            vector_offset=self.rows.runs[0:height, group, b : b + 1],
+            indirect_dim=0,
+        )
+        self.loads.append(nisa.dma_copy(target, source))
+
     def key_columns(self, tile, group, l, part):
         """[d, positions] of tile l; for a paired cache the elements of d with parity `part`."""
         run = self.context.run
@@ -104,24 +136,18 @@ class CacheReader(nl.NKIObject):
         first = self.context.first_run(group) * run
         target = tile[0:height, :, :]
         if self.rows != None:
-            blocks, block_len, kv_heads, d_head = self.V.shape
-            pieces = block_len // run
-            base = self.V.reshape((blocks * pieces, run * kv_heads * d_head))
-            source = base.ap(
-                [[run * kv_heads * d_head, height], [kv_heads * d_head, run], [1, d_head]],
-                offset=kv * d_head,
-                vector_offset=self.rows.runs[0:height, group, b : b + 1],
-                indirect_dim=0,
-            )
-            self.loads.append(nisa.dma_copy(target, source))
+            self.gather_runs(target, self.V, b, kv, group)
         else:
             source = self.V[b, kv, first : first + height * run, :]
             self.loads.append(nisa.dma_copy(target, source))
-        words = target.view(word_of(self.V.dtype, self.d_head))
+        word = word_of(self.V.dtype, self.d_head)
+        words = target.view(word)
+        masks = slots.view(word)
+        step = masks.shape[1] // slots.shape[1]
         for l in range(run):
             part = words[:, l, :]
-            mask = slots[0:height, group * run + l : group * run + l + 1]
-            nisa.tensor_scalar(part, part, nl.bitwise_and, mask)
+            at = (group * run + l) * step
+            nisa.tensor_scalar(part, part, nl.bitwise_and, masks[0:height, at : at + 1])
         return target
 
 

@@ -11,8 +11,6 @@ With two cores the first writes K and the second V, after both have read the cac
 import nki.isa as nisa
 import nki.language as nl
 
-SKIP = 1 << 30  # added to an index, it lies beyond any cache
-
 
 def rows_of_heads(sbm, t, dtype, name):
     """t [d, kv, R] float32 as rows [R, kv*d] of `dtype`."""

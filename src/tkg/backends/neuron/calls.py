@@ -73,7 +73,7 @@ def _cache_arguments(call: BlockCall, padded: np.ndarray) -> dict[str, Any]:
         arguments["k_scale"] = np.full((1, 1), cache.scale.k, np.float32)
         arguments["v_scale"] = np.full((1, 1), cache.scale.v, np.float32)
     if call.mask is not None:
-        arguments["attention_mask"] = np.ascontiguousarray(call.mask.numpy()).view(np.uint8)
+        arguments |= _mask_arguments(call, call.mask.numpy())
     else:
         assert call.positions is not None
         arguments["pos_ids"] = np.where(padded[:, None], 0, call.positions).astype(np.int32)
@@ -81,6 +81,23 @@ def _cache_arguments(call: BlockCall, padded: np.ndarray) -> dict[str, Any]:
         slots = np.where(padded[:, None], -1, index_values(call.slot_ids))
         arguments |= {"update_cache": True, "kv_cache_update_idx": slots.astype(np.int32)}
     return arguments
+
+
+def _mask_arguments(call: BlockCall, mask: np.ndarray) -> dict[str, Any]:
+    """The mask as bytes. For a block cache: no more blocks than it speaks of, and as many positions
+    as those blocks have."""
+    cache = call.cache
+    mask = np.ascontiguousarray(mask).view(np.uint8)
+    if cache.block_table is None:
+        return {"attention_mask": mask}
+    block_len = cache.geometry.length
+    columns = max(1, -(-call.prior // block_len))
+    missing = max(0, columns * block_len - len(mask))
+    parts = (mask[: call.prior], np.zeros((missing, *mask.shape[1:]), np.uint8), mask[call.prior :])
+    return {
+        "attention_mask": np.concatenate(parts) if missing else mask,
+        "active_blocks_table": np.ascontiguousarray(cache.block_table.numpy()[:, :columns]),
+    }
 
 
 def _array(array: Array | None) -> np.ndarray | None:

@@ -15,12 +15,12 @@ MAX_RUN = 32  # positions: 8 KiB of a row of 128 bfloat16, past which DMA gains 
 
 
 class Context(nl.NKIObject):
-    """`length` positions, of which the last `tokens` are the new ones. `first_group` and `groups`
+    """`length` cache slots, of which a mask may allow the first `prior`. `first_group` and `groups`
     are the part that one core, or one pass, works on."""
 
-    def __init__(self, length, tokens, run):
+    def __init__(self, length, prior, run):
         self.length = length
-        self.prior = length - tokens
+        self.prior = prior
         self.run = run
         self.runs = length // run
         self.first_group = 0
@@ -28,7 +28,7 @@ class Context(nl.NKIObject):
 
     def part(self, first_group, groups):
         """The same positions, seen through some of the groups."""
-        other = Context(self.length, self.length - self.prior, self.run)
+        other = Context(self.length, self.prior, self.run)
         other.first_group = first_group
         other.groups = groups
         return other
@@ -44,7 +44,7 @@ class Context(nl.NKIObject):
         return (self.first_group + group) * PMAX
 
 
-def plan_context(length, tokens, block_len, batch):
+def plan_context(length, prior, block_len, batch):
     """The context of a call. Runs divide the length, and a block where there are blocks; where the
     context will be split over two cores, an even number of groups is preferred."""
     whole = length if block_len == 0 else block_len
@@ -54,10 +54,10 @@ def plan_context(length, tokens, block_len, batch):
     for run in range(1, whole + 1):
         fits = length % run == 0 and whole % run == 0
         if fits and (block_len == 0 or power_of_two(whole // run)):
-            even = not split or Context(length, tokens, run).groups % 2 == 0
+            even = not split or Context(length, prior, run).groups % 2 == 0
             if best == 0 or (run <= longest and even):
                 best = run
-    return Context(length, tokens, best)
+    return Context(length, prior, best)
 
 
 def power_of_two(number):
@@ -128,7 +128,8 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
 
 
 def visible_from_mask(sbm, context, mask, kv_heads):
-    """An explicit mask [S_ctx, B, q, S] uint8 in HBM; its last S positions are the new tokens."""
+    """An explicit mask [S_ctx, B, q, S] uint8 in HBM, no shorter than the context; its last S
+    positions are the new tokens."""
     length, batch, q_heads, tokens = mask.shape
     row = batch * q_heads * tokens
     run = context.run
@@ -137,7 +138,8 @@ def visible_from_mask(sbm, context, mask, kv_heads):
     slots = sbm.stack((PMAX, batch, kv_heads, tiles), nl.int32, "mask.slots")
     raw = sbm.stack((PMAX, tiles, batch, q_heads, tokens), nl.uint8, "mask.scores")
     new = sbm.stack((PMAX, tokens, batch, q_heads, tokens), nl.uint8, "mask.new")
-    if context.height(context.groups - 1) < PMAX:
+    if context.runs % PMAX > 0:
+        # Also on a core without the last, short group: both must run the same instructions.
         nisa.memset(raw, 0)
     for group in range(context.groups):
         height = context.height(group)

@@ -7,7 +7,11 @@ import functools
 import importlib
 import importlib.util
 import sys
+import threading
 from typing import Any
+
+_one_at_a_time = threading.Lock()
+"""A simulator runs one kernel at a time in a process."""
 
 
 @functools.cache
@@ -39,11 +43,13 @@ def kernel(name: str) -> Any:
 
 def launch(name: str, lnc: int, arguments: dict[str, Any]) -> Any:
     """Run a kernel on `lnc` cores; what it returns. Array arguments it writes are updated."""
-    return kernel(name)[lnc](**arguments)
+    with _one_at_a_time:
+        return kernel(name)[lnc](**arguments)
 
 
 def run_with_report(name: str, lnc: int, arguments: dict[str, Any]) -> Any:
     """Run a kernel on the simulator: an `nkisim.Run`, with its report."""
     if not simulated():
         raise RuntimeError("reports come from the simulator nkisim; AWS's NKI is installed here")
-    return importlib.import_module("nkisim").run(kernel(name), lnc=lnc, **arguments)
+    with _one_at_a_time:
+        return importlib.import_module("nkisim").run(kernel(name), lnc=lnc, **arguments)

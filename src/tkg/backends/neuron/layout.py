@@ -83,3 +83,25 @@ def per_head_columns(sbm, row, d_head, heads, name):
     wide = sbm.stack((d_head, heads), nl.float32, name)
     nisa.tensor_copy(wide, tile)
     return wide
+
+
+def factors(sbm, x, dtype, name):
+    """Tiles that sum to x exactly, each of which the tensor engine multiplies by `dtype`: float32
+    goes with float32 only, so a float32 x meets narrower operands as three bfloat16 parts."""
+    if bytes_of(dtype) == 4 and x.dtype != nl.float32:
+        wide = sbm.stack(x.shape, nl.float32, name + ".wide")
+        nisa.tensor_copy(wide, x)
+        return [wide]
+    if bytes_of(dtype) == 4 or x.dtype != nl.float32:
+        return [x]
+    parts = []
+    rest = x
+    for i in range(3):
+        part = sbm.stack(x.shape, nl.bfloat16, f"{name}.part.{i}")
+        nisa.tensor_copy(part, rest)
+        parts.append(part)
+        if i < 2:
+            left = sbm.stack(x.shape, nl.float32, f"{name}.rest.{i}")
+            nisa.tensor_tensor(left, rest, part, nl.subtract)
+            rest = left
+    return parts

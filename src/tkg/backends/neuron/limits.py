@@ -4,7 +4,6 @@ kernels."""
 from __future__ import annotations
 
 from tkg.contract import dtypes
-from tkg.contract.arrays import Array
 from tkg.contract.block import BlockCall, Linear
 from tkg.contract.cost import Call
 from tkg.contract.keywords import BLOCK_NAMES
@@ -26,7 +25,7 @@ def _projection_reasons(call: Call) -> list[str]:
     assert not isinstance(call, BlockCall)
     names = PROJECTION_NAMES
     d_head, batch, _, tokens = call.attention.shape
-    found = _linear_reasons(names["projection.weight"], call.projection, call.attention)
+    found = _linear_reasons(names["projection.weight"], call.projection)
     if batch * tokens > PMAX:
         found.append(f"B * S is at most {PMAX}; this is {batch * tokens}")
     if d_head > PMAX:
@@ -37,15 +36,9 @@ def _projection_reasons(call: Call) -> list[str]:
     return found
 
 
-def _linear_reasons(name: str, linear: Linear, x: Array) -> list[str]:
+def _linear_reasons(name: str, linear: Linear) -> list[str]:
     found = []
-    weight = linear.weight.dtype
-    if (weight == dtypes.FLOAT32) != (x.dtype == dtypes.FLOAT32):
-        found.append(
-            f"the tensor engine multiplies float32 by float32 only: {name} is {weight}, the "
-            f"activations are {x.dtype}"
-        )
-    if weight == dtypes.FLOAT8_E4M3FN:
+    if linear.weight.dtype == dtypes.FLOAT8_E4M3FN:
         found.append(f"{name} is float8_e4m3fn, which NeuronCore-v3 lacks; use float8_e4m3")
     return found
 
@@ -53,9 +46,9 @@ def _linear_reasons(name: str, linear: Linear, x: Array) -> list[str]:
 def _block_reasons(call: BlockCall) -> list[str]:
     block, cache = call.block, call.cache
     heads = block.heads
-    found = _linear_reasons(BLOCK_NAMES["qkv.weight"], block.qkv, call.x)
+    found = _linear_reasons(BLOCK_NAMES["qkv.weight"], block.qkv)
     if block.out is not None:
-        found += _linear_reasons(BLOCK_NAMES["out.weight"], block.out, call.x)
+        found += _linear_reasons(BLOCK_NAMES["out.weight"], block.out)
         if block.out.weight.shape[1] % block.lnc:
             found.append(f"the output's H must be a multiple of lnc = {block.lnc}")
     if block.lnc == 2 and block.hidden % 2:
@@ -73,12 +66,6 @@ def _block_reasons(call: BlockCall) -> list[str]:
                      f"this is {columns}")  # fmt: skip
     if cache.k.dtype == dtypes.FLOAT8_E4M3FN:
         found.append("the cache is float8_e4m3fn, which NeuronCore-v3 lacks; use float8_e4m3")
-    if call.x.dtype == dtypes.FLOAT32 and cache.k.dtype != dtypes.FLOAT32:
-        found.append(f"a float32 X needs a float32 cache on the tensor engine, not {cache.k.dtype}")
-    if cache.block_table is not None and cache.k.dtype == dtypes.FLOAT32:
-        found.append(
-            "DMA gathers and transposes keys of one or two bytes, not a float32 block cache"
-        )
     geometry = cache.geometry
     if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
         found.append(f"the cache has at most {MAX_SLOTS} slots")

@@ -29,6 +29,7 @@ from tkg.backends.neuron.layout import (
     RING,
     broadcast_row,
     column_block,
+    factors,
     fold_heads,
     hidden_share,
     scalar_column,
@@ -67,6 +68,7 @@ def output_projection_tkg(
     factor = None
     if quantization_type == QuantizationType.STATIC:
         x, factor = quantize_static(manager, x, input_scale, weight_scale)
+    x = factors(manager, x, weight.dtype, "output_projection.x")
     scale = weight_scale if quantization_type == QuantizationType.ROW else None
     after = (bias, scale, factor)
     if not OUT_IN_SB:
@@ -147,25 +149,27 @@ def quantize_static(manager, x, input_scale, weight_scale):
     return quantized, factor
 
 
-def contract(psum, x, weights, columns, weights_move, add=False):
-    """psum (+)= the sum over contraction tiles g of x[:, g, :] and weights[:, g, columns].
+def contract(psum, parts, weights, columns, weights_move, add=False):
+    """psum (+)= the sum over contraction tiles g of x[:, g, :] and weights[:, g, columns], where
+    `parts` sum to x.
 
     FP8 activations with FP8 weights go two tiles at a time (double_row).
     """
-    groups = x.shape[1]
-    paired = x.dtype == nl.float8_e4m3 and groups % 2 == 0
+    groups = parts[0].shape[1]
+    paired = parts[0].dtype == nl.float8_e4m3 and groups % 2 == 0
     step = 2 if paired else 1
     mode = nisa.matmul_perf_mode.double_row if paired else nisa.matmul_perf_mode.none
     for g in range(0, groups, step):
-        a = x[:, g : g + 2, :] if paired else x[:, g, :]
         w = weights[:, g : g + 2, columns] if paired else weights[:, g, columns]
-        nisa.nc_matmul(
-            psum,
-            a if weights_move else w,
-            w if weights_move else a,
-            accumulate=add or g > 0,
-            perf_mode=mode,
-        )
+        for i in range(len(parts)):
+            a = parts[i][:, g : g + 2, :] if paired else parts[i][:, g, :]
+            nisa.nc_matmul(
+                psum,
+                a if weights_move else w,
+                w if weights_move else a,
+                accumulate=add or g + i > 0,
+                perf_mode=mode,
+            )
 
 
 def load_weights(ring, turn, weight, rows, first, count):
@@ -182,10 +186,10 @@ def load_weights(ring, turn, weight, rows, first, count):
 
 
 def project_rows(manager, x, weight, after, out, in_sbuf):
-    """out [R, Hl]: activations stationary, weights moving. `after`: bias, scale and factor of the
-    sums, each or None."""
+    """out [R, Hl]: activations stationary, weights moving. `x`: parts that sum to it; `after`: the
+    bias, scale and factor of the sums, each or None."""
     bias, scale, factor = after
-    partitions, groups, rows = x.shape
+    partitions, groups, rows = x[0].shape
     first, share = hidden_share(weight.shape[1])
     width = min(share, column_block(partitions, groups, weight.dtype))
     ring = manager.allocate_ring(
@@ -236,10 +240,10 @@ def finish(result, psum, bias, scale, factor):
 def project_transposed(manager, x, weight, after, out, in_sbuf):
     """out [128, H2, R]: weights stationary, activations moving; h1 on partitions."""
     bias, scale, factor = after
-    partitions, groups, rows = x.shape
+    partitions, groups, rows = x[0].shape
     first, share = hidden_share(weight.shape[1])
     tiles = share // PMAX
-    step = 2 if x.dtype == nl.float8_e4m3 and groups % 2 == 0 else 1
+    step = 2 if x[0].dtype == nl.float8_e4m3 and groups % 2 == 0 else 1
     ring = manager.allocate_ring(
         RING, (partitions, step, share), weight.dtype, "output_projection.weights"
     )
@@ -260,15 +264,14 @@ def project_transposed(manager, x, weight, after, out, in_sbuf):
         for start, count in spans:
             sums.append(total[:, start : start + count, :])
     for g in range(0, groups, step):
+        now = [part[:, g : g + step, :] for part in x]
         weights = load_contraction(ring[(g // step) % RING], weight, g, step, first)
         for i in range(len(spans)):
             start, count = spans[i]
             psum = sums[i] if fits else nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum)
             for t in range(count):
                 columns = slice(start + t, share, tiles)
-                contract(
-                    psum[:, t, :], x[:, g : g + step, :], weights, columns, False, fits and g > 0
-                )
+                contract(psum[:, t, :], now, weights, columns, False, fits and g > 0)
             if not fits and g == 0:
                 nisa.tensor_copy(sums[i], psum)
             elif not fits:

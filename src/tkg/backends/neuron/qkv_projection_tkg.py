@@ -17,6 +17,7 @@ from tkg.backends.neuron.layout import (
     RING,
     WEIGHT_BLOCK_BYTES,
     exchange,
+    factors,
     per_head_columns,
     scalar_column,
 )
@@ -38,7 +39,8 @@ def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
     sbm.open_scope("qkv_projection")
     if quantization == QuantizationType.STATIC:
         x = quantize(sbm, x, input_scale)
-    banks = accumulate_heads(sbm, x, split, weight, d_head, heads)
+    parts = factors(sbm, x, weight.dtype, "qkv.x")
+    banks = accumulate_heads(sbm, parts, split, weight, d_head, heads)
     sums = sbm.stack((d_head, heads, rows), nl.float32, "qkv.sums")
     for first, count, psum in banks:
         nisa.tensor_copy(sums[:, first : first + count, :], psum)
@@ -58,9 +60,9 @@ def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
     return qkv
 
 
-def accumulate_heads(sbm, x, split, weight, d_head, heads):
-    """[(first head, heads, psum [d, heads, R])]: the sums over this core's h."""
-    rows = x.shape[2]
+def accumulate_heads(sbm, parts, split, weight, d_head, heads):
+    """[(first head, heads, psum [d, heads, R])]: the sums over this core's h. `parts` sum to x."""
+    rows = parts[0].shape[2]
     columns = weight.shape[1]
     per_bank = max(1, BANK // rows)
     banks = []
@@ -81,12 +83,10 @@ def accumulate_heads(sbm, x, split, weight, d_head, heads):
                 c = (first + n) * d_head
                 for j in range(start, min(start + size, split.count)):
                     height = split.height(j)
-                    nisa.nc_matmul(
-                        psum[:, n, :],
-                        tile[0:height, j - start, c : c + d_head],
-                        x[0:height, j, :],
-                        accumulate=j > 0,
-                    )
+                    stationary = tile[0:height, j - start, c : c + d_head]
+                    for i in range(len(parts)):
+                        moving = parts[i][0:height, j, :]
+                        nisa.nc_matmul(psum[:, n, :], stationary, moving, accumulate=j + i > 0)
     sbm.free_ring(RING, "qkv.weights")
     return banks
 
