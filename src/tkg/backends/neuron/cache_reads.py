@@ -13,7 +13,9 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.layout import PMAX, RING
-from tkg.backends.neuron.sbuf_manager import bytes_of
+from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
+
+RING_BYTES = 32 * 1024  # a partition, for the keys (and again for the values) on their way
 
 
 class CacheReader(nl.NKIObject):
@@ -41,14 +43,17 @@ class CacheReader(nl.NKIObject):
         keys = (self.d_head, run * PMAX)
         if self.paired:
             keys = (self.d_head // 2, run * PMAX * 2)
-        self.key_ring = sbm.ring(RING, keys, K.dtype, "cache.keys")
+        # Small tiles need more of them under way to hide the fixed cost of a DMA.
+        row = row_bytes(keys, K.dtype)
+        self.depth = max(RING, min(16, RING_BYTES // row))
+        self.key_ring = sbm.ring(self.depth, keys, K.dtype, "cache.keys")
         if self.turned:
             self.key_rows = sbm.stack((PMAX, run, self.d_head), K.dtype, "cache.key_rows")
-        self.value_ring = sbm.ring(RING, (PMAX, run, self.d_head), V.dtype, "cache.values")
+        self.value_ring = sbm.ring(self.depth, (PMAX, run, self.d_head), V.dtype, "cache.values")
 
     def keys(self, b, kv, group):
         """The tile with K^T of a group; `key_columns` cuts it."""
-        tile = self.key_ring[self.turn % RING]
+        tile = self.key_ring[self.turn % self.depth]
         self.turn = self.turn + 1
         run = self.context.run
         height = self.context.height(group)
@@ -71,23 +76,27 @@ class CacheReader(nl.NKIObject):
         return tile
 
     def gather_keys(self, tile, b, kv, group):
-        """Position (partition p, l) of the group becomes column l*128 + p."""
+        """Position (partition p, l) of the group becomes column l*128 + p. The gather takes rows by
+        the sixteen; those past the group's end are run 0 again, which nothing reads."""
         blocks, block_len, kv_heads, d_head = self.K.shape
         run = self.context.run
+        count = -(-self.context.height(group) // 16) * 16
         width = d_head
-        base = self.K.reshape((blocks * block_len, kv_heads * d_head))
+        base = self.K.reshape((blocks * (block_len // run), run * kv_heads * d_head))
         target = tile
         if self.paired:
             base = base.view(nl.bfloat16)
             target = tile.view(nl.bfloat16)
             width = d_head // 2
+        row = kv_heads * width
         source = base.ap(
-            [[kv_heads * width, run * PMAX], [1, width]],
+            [[run * row, count], [row, run], [row, 1], [1, width]],
             offset=kv * width,
-            vector_offset=self.rows.slots[:, group, b, :],
+            vector_offset=self.rows.runs[0:count, group, b : b + 1],
             indirect_dim=0,
         )
-        self.loads.append(nisa.dma_transpose(target, source))
+        columns = target.reshape((width, run, 1, PMAX))[:, :, :, 0:count]
+        self.loads.append(nisa.dma_transpose(columns, source))
 
     def turn_keys(self, tile, b, kv, group):
         """The same as `gather_keys`, turned by the tensor engine."""
@@ -129,7 +138,7 @@ class CacheReader(nl.NKIObject):
     def values(self, b, kv, group, slots):
         """V of a group, [128, run, d]; `slots` [128, tiles] int32 has 0 where V must not be
         used."""
-        tile = self.value_ring[self.value_turn % RING]
+        tile = self.value_ring[self.value_turn % self.depth]
         self.value_turn = self.value_turn + 1
         run = self.context.run
         height = self.context.height(group)
@@ -157,12 +166,11 @@ def word_of(dtype, d_head):
 
 
 class BlockRows(nl.NKIObject):
-    """Where the runs of a block cache are. `runs` [128, groups, B] int32: the run's number in the
-    cache; `slots` [128, groups, B, run] uint32: the physical slot of each of its positions."""
+    """Where the runs of a block cache are. `runs` [128, groups, B] uint32: the run's number in the
+    cache, 0 where there is none."""
 
-    def __init__(self, runs, slots):
+    def __init__(self, runs):
         self.runs = runs
-        self.slots = slots
 
 
 def block_rows(sbm, table, context, blocks, block_len):
@@ -171,8 +179,7 @@ def block_rows(sbm, table, context, blocks, block_len):
     batch, columns = table.shape
     run = context.run
     pieces = block_len // run
-    runs = sbm.stack((PMAX, context.groups, batch), nl.int32, "cache.runs")
-    slots = sbm.stack((PMAX, context.groups, batch, run), nl.uint32, "cache.slots")
+    runs = sbm.stack((PMAX, context.groups, batch), nl.uint32, "cache.runs")
     sbm.open_scope("cache.rows")
     raw = sbm.stack((PMAX, context.groups, batch), nl.int32, "cache.table")
     nisa.memset(raw, 0)
@@ -190,13 +197,5 @@ def block_rows(sbm, table, context, blocks, block_len):
     part = sbm.stack((PMAX, 1), nl.float32, "cache.piece")
     nisa.tensor_copy(part, piece)
     nisa.tensor_scalar(runs, raw, nl.multiply, float(pieces), op1=nl.add, operand1=part)
-    within = sbm.stack((PMAX, run), nl.float32, "cache.within")
-    nisa.iota(within, [[1, run]])
-    first_slot = sbm.stack((PMAX, context.groups, batch), nl.float32, "cache.first_slot")
-    nisa.tensor_scalar(first_slot, runs, nl.multiply, float(run))
-    for group in range(context.groups):
-        base = first_slot[:, group, :].expand_dim(2).broadcast(2, run)
-        add = within.expand_dim(1).broadcast(1, batch)
-        nisa.tensor_tensor(slots[:, group, :, :], base, add, nl.add)
     sbm.close_scope()
-    return BlockRows(runs, slots)
+    return BlockRows(runs)
