@@ -174,6 +174,7 @@ def attention_block_tkg(
         nisa.tensor_copy(out, attention)
     else:
         out = attention_to_hbm(attention)
+    manager.free_ring("qkv.weights")
     manager.close_scope()
     return out, K_out, V_out
 

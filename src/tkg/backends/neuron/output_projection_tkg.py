@@ -34,8 +34,10 @@ from tkg.backends.neuron.layout import (
     hidden_share,
     scalar_column,
 )
-from tkg.backends.neuron.sbuf_manager import SbufManager
+from tkg.backends.neuron.sbuf_manager import SbufManager, row_bytes
 from tkg.contract.quantization import QuantizationType
+
+RESULT_BYTES = 48 * 1024  # a partition, that the weights leave to bias, scale and results
 
 
 def output_projection_tkg(
@@ -217,7 +219,7 @@ def project_rows(manager, x, weight, after, out, in_sbuf):
             )
         if not in_sbuf:
             nisa.dma_copy(out[:, start : start + count], result)
-    manager.free_ring(RING, "output_projection.weights")
+    manager.free_ring("output_projection.weights")
 
 
 def finish(result, psum, bias, scale, factor):
@@ -244,9 +246,10 @@ def project_transposed(manager, x, weight, after, out, in_sbuf):
     first, share = hidden_share(weight.shape[1])
     tiles = share // PMAX
     step = 2 if x[0].dtype == nl.float8_e4m3 and groups % 2 == 0 else 1
-    ring = manager.allocate_ring(
-        RING, (partitions, step, share), weight.dtype, "output_projection.weights"
-    )
+    shape = (partitions, step, share)
+    spare = (manager.room() - RESULT_BYTES) // row_bytes(shape, weight.dtype)
+    depth = max(1, min(groups // step, max(RING, spare)))
+    ring = manager.allocate_ring(depth, shape, weight.dtype, "output_projection.weights")
     offset = column_per_partition(manager, bias, first, tiles, "output_projection.bias")
     multiplier = column_per_partition(manager, scale, first, tiles, "output_projection.scale")
     result = out
@@ -265,7 +268,7 @@ def project_transposed(manager, x, weight, after, out, in_sbuf):
             sums.append(total[:, start : start + count, :])
     for g in range(0, groups, step):
         now = [part[:, g : g + step, :] for part in x]
-        weights = load_contraction(ring[(g // step) % RING], weight, g, step, first)
+        weights = load_contraction(ring[(g // step) % depth], weight, g, step, first)
         for i in range(len(spans)):
             start, count = spans[i]
             psum = sums[i] if fits else nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum)
@@ -287,7 +290,7 @@ def project_transposed(manager, x, weight, after, out, in_sbuf):
         )
     if not in_sbuf:
         nisa.dma_copy(out, result)
-    manager.free_ring(RING, "output_projection.weights")
+    manager.free_ring("output_projection.weights")
 
 
 def load_contraction(tile, weight, g, count, first):

@@ -14,6 +14,7 @@ from tkg.backends.neuron.layout import (
     BANK,
     FP8_MAX,
     PMAX,
+    RESERVE_BYTES,
     RING,
     WEIGHT_BLOCK_BYTES,
     exchange,
@@ -21,7 +22,7 @@ from tkg.backends.neuron.layout import (
     per_head_columns,
     scalar_column,
 )
-from tkg.backends.neuron.sbuf_manager import bytes_of
+from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 from tkg.contract.quantization import QuantizationType
 
 
@@ -29,7 +30,8 @@ def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
     """qkv [d, heads, R] float32, a new tile.
 
     `weight` [H, heads*d] in HBM. `sections`: (q heads, kv heads, d). `scales`: (bias [1, heads*d],
-    weight scale, input scale) in HBM, each or None.
+    weight scale, input scale) in HBM, each or None. The weights' buffers stay on the heap, for the
+    caller to free as the ring "qkv.weights": given to the next weights they would hold up loading.
     """
     q_heads, kv_heads, d_head = sections
     heads = q_heads + 2 * kv_heads
@@ -71,11 +73,15 @@ def accumulate_heads(sbm, parts, split, weight, d_head, heads):
         banks.append((first, count, nl.ndarray((d_head, count, rows), nl.float32, buffer=nl.psum)))
     size = max(1, WEIGHT_BLOCK_BYTES // (PMAX * columns * bytes_of(weight.dtype)))
     size = min(size, split.count)
-    # On the heap, so that loading need not wait for the scratch of earlier stages.
-    ring = sbm.allocate_ring(RING, (split.partitions(), size, columns), weight.dtype, "qkv.weights")
+    # On the heap, so that loading need not wait for the scratch of earlier stages; as deep as there
+    # is room, so that in the DMA queue the weights come before the cache, which is needed later.
+    shape = (split.partitions(), size, columns)
+    spare = (sbm.room() - RESERVE_BYTES) // row_bytes(shape, weight.dtype)
+    depth = max(RING, min(-(-split.count // size), spare))
+    ring = sbm.allocate_ring(depth, shape, weight.dtype, "qkv.weights")
     turn = 0
     for start in range(0, split.count, size):
-        tile = ring[turn % RING]
+        tile = ring[turn % depth]
         turn = turn + 1
         load_rows(tile, weight, split, start, min(size, split.count - start))
         for first, count, psum in banks:
@@ -87,7 +93,6 @@ def accumulate_heads(sbm, parts, split, weight, d_head, heads):
                     for i in range(len(parts)):
                         moving = parts[i][0:height, j, :]
                         nisa.nc_matmul(psum[:, n, :], stationary, moving, accumulate=j + i > 0)
-    sbm.free_ring(RING, "qkv.weights")
     return banks
 
 

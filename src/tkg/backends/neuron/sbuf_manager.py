@@ -80,10 +80,13 @@ class SbufManager(nl.NKIObject):
         """`count` heap tiles to be used in turn; `free_ring` gives them back."""
         return [self.allocate(shape, dtype, f"{name}.{i}") for i in range(count)]
 
-    def free_ring(self, count, name):
-        """Give back the tiles of `allocate_ring`."""
-        for i in range(count):
-            self.free(f"{name}.{i}")
+    def free_ring(self, name):
+        """Give back the tiles of `allocate_ring`, if there are any."""
+        self.heap = [entry for entry in self.heap if not entry[2].startswith(name + ".")]
+
+    def room(self):
+        """Bytes a partition between the stack and the heap."""
+        return self.lowest_heap_byte() - self.top
 
     def free(self, name):
         """Give back a heap tile, by its name."""
