@@ -20,7 +20,7 @@ from tkg.backends.neuron.matrices import filled, spread_row
 
 MASKED = -3.0e38  # a score that does not count
 FLOOR = -1.0e30  # m where nothing counts: then every p is 0, and so is l
-SCORE_BYTES = 24 * 1024  # a partition, for the scores of one pass
+SCORE_BYTES = 16 * 1024  # a partition, for the scores of one pass
 
 
 class Partial(nl.NKIObject):

@@ -10,7 +10,7 @@ BANK = 512  # float32 elements of a PSUM bank in one partition
 QUADRANT = 32  # partitions that a stream shuffle works within
 FP8_MAX = 240.0  # of float8_e4m3 (docs/fp8.md)
 RING = 3  # buffers for what streams in: one in use, two on their way
-RESERVE_BYTES = 96 * 1024  # a partition, that the QKV weights leave to the stages after them
+RESERVE_BYTES = 84 * 1024  # a partition, that the QKV weights leave to the stages after them
 WEIGHT_BLOCK_BYTES = 1 << 20  # of one weight transfer: long enough to hide its fixed cost
 
 
