@@ -104,6 +104,10 @@ def test_a_named_projection() -> None:
     assert text.startswith("projection-gpt-oss, 2 cores answer: right (out used ")
 
 
+def test_a_case_whose_layout_says_how_many_cores() -> None:
+    assert profile("--case", "transposed-out-lnc2").startswith("transposed-out-lnc2, 2 cores ")
+
+
 def test_without_a_name_it_is_a_layer_of_llama() -> None:
     text = profile("--context", "128")
     assert text.startswith("llama3-8b-tp8 bf16 B=1 S_tkg=1 S_ctx=128 flat cache, 1 core")
@@ -126,13 +130,15 @@ def test_files(tmp_path: Path) -> None:
         assert f"wrote {path}" in text
 
 
-@pytest.mark.parametrize("what", [["--case", "sink"], ["--workload", "tiny"]])
+@pytest.mark.parametrize(
+    "what", [["--case", "sink"], ["--workload", "tiny", "--context", "256"]], ids=" ".join
+)
 def test_a_wrong_answer_is_exit_code_1(
     what: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     spoil(monkeypatch)
     trace = tmp_path / "trace.json"
-    text = profile(*what, "--context", "256", "--trace", str(trace), code=1)
+    text = profile(*what, "--trace", str(trace), code=1)
     assert "answer: WRONG: out used" in text
     assert "DMA bound" not in text and not trace.exists()
 
@@ -152,12 +158,14 @@ def test_a_long_context_is_checked_at_a_shorter_one(monkeypatch: pytest.MonkeyPa
     [
         (["--workload", "llama9"], "workload must be one of smollm2"),
         (["--case", "llama9"], "'llama9'"),
-        (["--case", "sink", "--workload", "tiny"], "leave --workload out"),
+        (["--case", "sink", "--workload", "tiny"], "leave out --workload"),
+        (["--case", "sink", "--s-tkg", "1", "--batch", "1"], "leave out --batch, --s-tkg"),
+        (["--case", "transposed-out-lnc2", "--lnc", "1"], "lnc must be 2 for transposed-out-lnc2"),
         (["--dtype", "bf8"], "dtype must be one of fp32, fp16, bf16"),
         (["--context", "4", "--s-tkg", "4"], "context must be above s-tkg = 4"),
         (["--cache", "block", "--context", "100"], "multiple of block-len = 32; got 100"),
         (["--cache", "round"], "round"),
-        (["--case", "projection-static-fn"], "which NeuronCore-v3 lacks"),
+        (["--case", "d-head-512"], "neuron: d_head is at most "),
     ],
 )
 def test_a_wrong_request_is_exit_code_2(arguments: list[str], text: str) -> None:
@@ -197,11 +205,13 @@ def test_a_slot_that_must_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     right = neuron.attention_block
 
     def strays(call: Any) -> Any:
+        result = right(call)
         call.cache.k.numpy()[..., 3] += 1
-        return right(call)
+        return result
 
     monkeypatch.setattr(neuron, "attention_block", strays)
-    assert not run_shape(Shape(TINY, context=128, cache="transposed")).right
+    checks = run_shape(Shape(TINY, context=128, cache="transposed")).checks
+    assert [check.what for check in checks if not check.ok] == ["caches"]
 
 
 def test_the_context_that_can_be_checked() -> None:
@@ -220,7 +230,7 @@ def test_observers_are_gone_after_a_refusal() -> None:
 
     before = list(on_report)
     with pytest.raises(profile_run.tkg.Unsupported):
-        run_case(find("projection-static-fn"))
+        run_case(find("d-head-512"))
     assert on_report == before
 
 
@@ -259,7 +269,7 @@ def test_the_least_bytes_are_those_of_the_arrays() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["no-update", "skip-attention", "causal-mask", "gpt-oss-20b-tp8", "fp8-cache"]
+    "name", ["no-update", "skip-attention", "row-128", "gpt-oss-20b-tp8", "fp8-cache-transposed"]
 )
 def test_only_tensors_of_the_call_are_moved(name: str) -> None:
     found = profile_figures.figures(*of(run_case(find(name))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -16,13 +17,16 @@ from tkg.backends.neuron.launch import simulated
 from tkg.cli.profile_figures import Figures, Traffic, figures
 from tkg.cli.profile_run import LAYERS, Profiled, Shape, run_case, run_shape
 from tkg.contract.errors import Unsupported
+from tkg.testing.case import Case
 from tkg.testing.cases import find
 
 WORKLOAD = "llama3-8b-tp8"
+SHAPE = ("workload", "batch", "context", "s_tkg", "cache", "block_len", "dtype")
 WIDTH = 100
 
 
 def profile(
+    context_: typer.Context,
     workload: Annotated[
         str | None, typer.Option(help=f"The layer of a shape; default: {WORKLOAD}.")
     ] = None,
@@ -48,13 +52,15 @@ def profile(
     The answer is compared with float64 first: if it is wrong nothing is printed, and the exit
     code is 1. Times are modelled and bytes counted; nothing is measured on hardware.
     """
-    _check_request(case is not None and workload is not None, bool(timeline or memory_map))
+    _check_request(_shape_options(context_) if case else [], bool(timeline or memory_map))
     console = Console(width=WIDTH, highlight=False)
     try:
         if case is not None:
             what, profiled, checked = case, run_case(find(case), lnc), ""
         else:
-            shape = Shape(_layer(workload), dtype, batch, context, s_tkg, cache, block_len)
+            shape = Shape(
+                _layer(workload or WORKLOAD), dtype, batch, context, s_tkg, cache, block_len
+            )
             what = str(shape)
             profiled, checked = _run(shape, lnc or 1)
     except (ValueError, TypeError, Unsupported) as error:
@@ -68,9 +74,18 @@ def profile(
     _write(console, profiled.report, trace, timeline, memory_map)
 
 
-def _check_request(both: bool, drawing: bool) -> None:
-    if both:
-        _refuse("--case has its own shape; leave --workload out")
+def _shape_options(context: typer.Context) -> list[str]:
+    """The options of a shape that were given."""
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in SHAPE
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+
+
+def _check_request(too_many: list[str], drawing: bool) -> None:
+    if too_many:
+        _refuse(f"--case has its own shape; leave out {', '.join(too_many)}")
     if drawing and importlib.util.find_spec("matplotlib") is None:
         _refuse("the pictures need matplotlib: pip install 'tkg[bench]'; --trace needs nothing")
     if not simulated():
@@ -82,12 +97,10 @@ def _refuse(reason: str) -> NoReturn:
     raise typer.Exit(2) from None
 
 
-def _layer(name: str | None):
-    if name is None:
-        return LAYERS[WORKLOAD]
+def _layer(name: str) -> Case:
     if name not in LAYERS:
         raise ValueError(f"workload must be one of {', '.join(LAYERS)}; got {name!r}")
-    return LAYERS[name]
+    return replace(LAYERS[name], name=name)
 
 
 def _run(shape: Shape, lnc: int) -> tuple[Profiled, str]:

@@ -14,15 +14,28 @@ from tkg.bench import workloads
 from tkg.bench.check import Expected, answer_of
 from tkg.bench.inputs import repeated
 from tkg.contract.cost import Call
+from tkg.testing import model_cases
 from tkg.testing.budgets import Check, check_block, check_projection
 from tkg.testing.case import Case, ProjectionCase
-from tkg.testing.model_cases import MODEL_CASES
 from tkg.testing.verify import COMPUTES, block_truth, own_caches, projection_truth
 
 Arguments = dict[str, Any]
 
-LAYERS: dict[str, Case] = {case.name: case for case in MODEL_CASES} | workloads.WORKLOADS
-"""Name on the command line to the layer whose size, heads and options a shape takes."""
+QWEN3_235B_RANK = replace(
+    model_cases.QWEN3,  # Qwen/Qwen3-235B-A22B: 64 q, 4 kv heads
+    hidden=4096,
+    q_heads=16,
+    kv_heads=1,
+)
+
+LAYERS: dict[str, Case] = workloads.WORKLOADS | {
+    "llama3-70b-tp8": model_cases.LLAMA3_70B_RANK,
+    "llama3-70b-tp64": replace(model_cases.LLAMA3_70B_RANK, q_heads=1),
+    "qwen3-235b-tp4": QWEN3_235B_RANK,
+    # A layer that sees the whole context; the hidden states are padded to a multiple of 128.
+    "gpt-oss-tp8-padded": replace(model_cases.GPT_OSS_RANK, window=None),
+}
+"""Name on the command line to the layer: `tkg bench`'s, and some of tensor-parallel ranks."""
 
 FORMATS: dict[str, Arguments] = workloads.DTYPES | {
     "fp8": workloads.DTYPES["fp8-row-kv8"],
@@ -122,14 +135,17 @@ class Profiled:
 
 
 def run_case(case: Case | ProjectionCase, lnc: int | None = None) -> Profiled:
-    """Run and check a named case. `lnc`: cores, unless the case's output layout says it.
+    """Run and check a named case on `lnc` cores; `None`: on one, or as its output layout says.
 
     Raises:
+        ValueError: its output layout is that of another number of cores.
         Unsupported: the kernels cannot run it.
     """
     call = case.inputs()
-    fixed = case.projection == "transposed" if isinstance(case, Case) else case.transposed
-    if lnc is not None and not fixed:
+    laid_out = case.projection == "transposed" if isinstance(case, Case) else case.transposed
+    if laid_out and lnc not in (None, case.lnc):
+        raise ValueError(f"lnc must be {case.lnc} for {case}, whose output is laid out so")
+    if lnc is not None:
         call["lnc"] = lnc
     computes = COMPUTES["neuron"]
     if isinstance(case, ProjectionCase):
