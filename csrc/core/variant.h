@@ -14,7 +14,7 @@ struct Variant {
     void (*output_projection)(const Projection&, Team&, Workspace&);
     // Multiply-adds in registers, `rounds` times a fixed number; returns FLOPs done.
     double (*fma_rounds)(std::int64_t rounds, float* sink);
-    // Sum of n floats (n a multiple of 64), streaming: reads memory and nothing else.
+    // Sum of n floats (n a multiple of 256), streaming: reads memory and nothing else.
     float (*stream_sum)(const float* data, std::int64_t n);
 };
 

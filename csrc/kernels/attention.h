@@ -15,15 +15,18 @@
 // that is masked takes no part in any sum.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/support.h"
 
 namespace tkg {
 namespace {
 
-constexpr int tile_len = 64;        // positions a tile
+constexpr int max_d_head = 512;
+constexpr int tile_len = 32;        // positions a tile: K and V of two stay in the first cache
 constexpr int max_block_rows = 32;  // rows a task
 constexpr i64 min_split_len = 256;  // positions a split, for up to max_block_rows rows
-constexpr int dot_rows = gemm_rows > 4 ? 4 : 2, dot_positions = 4;
+constexpr int dot_rows = gemm_rows > 4 ? 4 : 2;  // rows that a register tile holds
 constexpr float minus_infinity = -__builtin_inff();
 
 // A piece of work: one split of one row of the batch, for one KV head.
@@ -184,49 +187,84 @@ inline void list_positions(const Task<T>& task, i64 begin, i64 end, Tile<T>& til
     }
 }
 
+// Positions beside each other in a register tile of R rows: eight chains of multiply-adds or more.
+template <int R>
+constexpr int dot_positions = R > 2 || dot_rows == 2 ? 4 : 8;
+
+// Rows of K or V that will be needed next.
+template <class T>
+struct NextRows {
+    const T* const* row;
+    int count;
+    i64 bytes;
+
+    TKG_INLINE void fetch(int i) const {
+        if (i < count) prefetch(row[i], bytes);
+    }
+};
+
 // scores[r][i] for R rows and N positions: one dot product over d each.
 template <int R, int N, class T>
 inline void dot_tile(const float* const* q, const T* const* k, i64 d, float scale, float* scores) {
-    Vec c[R][N];
-    for (int r = 0; r < R; ++r)
-        for (int i = 0; i < N; ++i) c[r][i] = zero();
+    Vec c[R * N];
+    for (int i = 0; i < R * N; ++i) c[i] = zero();
     i64 j = 0;
     for (; j + lanes <= d; j += lanes) {
         Vec key[N];
         for (int i = 0; i < N; ++i) key[i] = load(k[i] + j);
         for (int r = 0; r < R; ++r) {
             const Vec query = load(q[r] + j);
-            for (int i = 0; i < N; ++i) c[r][i] = fma(query, key[i], c[r][i]);
+            for (int i = 0; i < N; ++i) c[r * N + i] = fma(query, key[i], c[r * N + i]);
         }
     }
     if (j < d) {
         const int n = valid_lanes(j, d);
         for (int i = 0; i < N; ++i) {
             const Vec key = load_n(k[i] + j, n);
-            for (int r = 0; r < R; ++r) c[r][i] = fma(load_n(q[r] + j, n), key, c[r][i]);
+            for (int r = 0; r < R; ++r) c[r * N + i] = fma(load_n(q[r] + j, n), key, c[r * N + i]);
         }
     }
+    float sums[R * N];
+    sum_each<R * N>(c, sums);
     for (int r = 0; r < R; ++r)
-        for (int i = 0; i < N; ++i) scores[r * tile_len + i] = sum(c[r][i]) * scale;
+        for (int i = 0; i < N; ++i) scores[r * tile_len + i] = sums[r * N + i] * scale;
 }
 
-template <int R, class T>
-inline void dot_positions_of(const float* const* q, const Tile<T>& tile, i64 d, float scale,
-                             float* scores) {
+template <int R, class T, class Next>
+inline void dot_positions_of(const float* const* q, const T* const* k, int count, i64 d,
+                             float scale, float* scores, const Next& next) {
+    constexpr int N = dot_positions<R>;
     int i = 0;
-    for (; i + dot_positions <= tile.count; i += dot_positions)
-        dot_tile<R, dot_positions>(q, tile.k + i, d, scale, scores + i);
-    for (; i < tile.count; ++i) dot_tile<R, 1>(q, tile.k + i, d, scale, scores + i);
+    for (; i + N <= count; i += N) {
+        for (int p = 0; p < N; ++p) next.fetch(i + p);
+        dot_tile<R, N>(q, k + i, d, scale, scores + i);
+    }
+    for (; i < count; ++i) {
+        next.fetch(i);
+        dot_tile<R, 1>(q, k + i, d, scale, scores + i);
+    }
 }
 
-// K with d contiguous: s = q k^T * scale.
-template <class T>
-inline void score_rows(const float* const* q, int rows, const Tile<T>& tile, i64 d, float scale,
-                       float* scores) {
+// f(R, first row) for groups of up to dot_rows rows, R as a constant.
+template <class F>
+inline void for_row_groups(int rows, F&& f) {
     int r = 0;
-    for (; r + dot_rows <= rows; r += dot_rows)
-        dot_positions_of<dot_rows>(q + r, tile, d, scale, scores + r * tile_len);
-    for (; r < rows; ++r) dot_positions_of<1>(q + r, tile, d, scale, scores + r * tile_len);
+    for (; r + dot_rows <= rows; r += dot_rows) f(std::integral_constant<int, dot_rows>{}, r);
+    if constexpr (dot_rows > 2) {
+        if (rows - r == 3) f(std::integral_constant<int, 3>{}, r);
+        if (rows - r == 2) f(std::integral_constant<int, 2>{}, r);
+    }
+    if (rows - r == 1) f(std::integral_constant<int, 1>{}, r);
+}
+
+// K with d contiguous: s = q k^T * scale. The first rows ask for what comes next.
+template <class T, class Next>
+inline void score_rows(const float* const* q, int rows, const T* const* k, int count, i64 d,
+                       float scale, float* scores, Next next) {
+    for_row_groups(rows, [&](auto group, int r) {
+        dot_positions_of<group()>(q + r, k, count, d, scale, scores + r * tile_len, next);
+        next.count = 0;
+    });
 }
 
 // K with positions contiguous (transposed cache): lanes are positions. Lanes of positions that are
@@ -276,9 +314,9 @@ inline float softmax_row(float* p, int count, float* m, float* l) {
 }
 
 // acc[r] = acc[r] * factor[r] + sum over positions of p[r][i] * v[i], for R rows and NV vectors.
-template <int R, int NV, bool Tail, class T>
+template <int R, int NV, bool Tail, class T, class Next>
 inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int n,
-                       const float* factor, float* acc, i64 d) {
+                       const float* factor, float* acc, i64 d, const Next& next) {
     Vec c[R][NV];
     for (int r = 0; r < R; ++r)
         for (int x = 0; x < NV; ++x) {
@@ -286,6 +324,7 @@ inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int 
             c[r][x] = mul(Tail ? load_n(from, n) : load(from), set1(factor[r]));
         }
     for (int i = 0; i < count; ++i) {
+        next.fetch(i);
         Vec value[NV];
         for (int x = 0; x < NV; ++x)
             value[x] = Tail ? load_n(v[i] + j, n) : load(v[i] + j + x * lanes);
@@ -304,53 +343,86 @@ inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int 
         }
 }
 
-template <int R, class T>
+template <int R, class T, class Next>
 inline void weigh_rows(const float* p, const T* const* v, int count, const float* factor,
-                       float* acc, i64 d) {
+                       float* acc, i64 d, Next next) {
+    constexpr int wide = R > 2 || dot_rows == 2 ? 4 : 8;
     i64 j = 0;
-    for (; j + 4 * lanes <= d; j += 4 * lanes)
-        weigh_tile<R, 4, false>(p, v, count, j, 0, factor, acc, d);
-    for (; j + lanes <= d; j += lanes) weigh_tile<R, 1, false>(p, v, count, j, 0, factor, acc, d);
-    if (j < d) weigh_tile<R, 1, true>(p, v, count, j, valid_lanes(j, d), factor, acc, d);
+    for (; j + wide * lanes <= d; j += wide * lanes, next.count = 0)
+        weigh_tile<R, wide, false>(p, v, count, j, 0, factor, acc, d, next);
+    for (; j + lanes <= d; j += lanes, next.count = 0)
+        weigh_tile<R, 1, false>(p, v, count, j, 0, factor, acc, d, next);
+    if (j < d) weigh_tile<R, 1, true>(p, v, count, j, valid_lanes(j, d), factor, acc, d, next);
 }
 
 // One row over the positions that it may attend to, for tiles where rows differ.
-template <class T>
-inline float* pick_allowed(const Tile<T>& tile, int r, float* scores, const T** v, int* count) {
+template <class T, class V>
+inline int pick_allowed(const Tile<T>& tile, int r, float* scores, const V* const* from,
+                        const V** v) {
     int n = 0;
     for (int i = 0; i < tile.count; ++i)
         if (tile.may[r][i]) {
             scores[n] = scores[i];
-            v[n++] = tile.v[i];
+            v[n++] = from[i];
         }
-    *count = n;
-    return scores;
+    return n;
 }
 
-template <class T>
-inline void attend_tile(const Task<T>& task, const Tile<T>& tile, float* scores, float* m, float* l,
-                        float* acc) {
+// What the rows of a task have collected so far.
+struct Collected {
+    float *m, *l, *acc;
+};
+
+// A tile's scores into the rows' sums; v are the tile's rows of V.
+template <class T, class V>
+inline void attend_tile(const Task<T>& task, const Tile<T>& tile, const V* const* v, float* scores,
+                        const Collected& to, NextRows<T> next) {
     const i64 d = task.layer.d_head;
     float factor[max_block_rows];
     if (tile.partial) {
         for (int r = 0; r < task.rows; ++r) {
-            const T* v[tile_len];
-            int count;
-            float* p = pick_allowed(tile, r, scores + r * tile_len, v, &count);
+            const V* allowed[tile_len];
+            float* p = scores + r * tile_len;
+            const int count = pick_allowed(tile, r, p, v, allowed);
             if (!count) continue;
-            factor[0] = softmax_row(p, count, m + r, l + r);
-            weigh_rows<1>(p, v, count, factor, acc + r * d, d);
+            factor[0] = softmax_row(p, count, to.m + r, to.l + r);
+            weigh_rows<1>(p, allowed, count, factor, to.acc + r * d, d, next);
+            next.count = 0;
         }
         return;
     }
     for (int r = 0; r < task.rows; ++r)
-        factor[r] = softmax_row(scores + r * tile_len, tile.count, m + r, l + r);
-    int r = 0;
-    for (; r + dot_rows <= task.rows; r += dot_rows)
-        weigh_rows<dot_rows>(scores + r * tile_len, tile.v, tile.count, factor + r, acc + r * d, d);
-    for (; r < task.rows; ++r)
-        weigh_rows<1>(scores + r * tile_len, tile.v, tile.count, factor + r, acc + r * d, d);
+        factor[r] = softmax_row(scores + r * tile_len, tile.count, to.m + r, to.l + r);
+    for_row_groups(task.rows, [&](auto group, int r) {
+        weigh_rows<group()>(scores + r * tile_len, v, tile.count, factor + r, to.acc + r * d, d,
+                            next);
+        next.count = 0;
+    });
 }
+
+// Rows of K or V as the inner loops read them: FP8 as float16 of 2^-8 of the value, widened once a
+// tile, everything else where it lies.
+template <class T>
+struct TileRows {
+    const T* const* of(const T* const* rows, int, i64) { return rows; }
+};
+
+template <class T>
+    requires is_fp8<T>
+struct TileRows<T> {
+    f16 half[tile_len * max_d_head];
+    const f16* row[tile_len];
+
+    const f16* const* of(const T* const* rows, int count, i64 d) {
+        for (int i = 0; i < count; ++i) {
+            f16* to = half + i * round_up(d, 64);
+            for (i64 j = 0; j < d; j += 64)
+                fp8_to_half(rows[i] + j, static_cast<int>(min_of(64, d - j)), to + j);
+            row[i] = to;
+        }
+        return row;
+    }
+};
 
 template <class T>
 inline void attention_task(const Layer& layer, const Step& step, const AttentionPlan& plan,
@@ -372,19 +444,33 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
     __builtin_memset(acc, 0, static_cast<std::size_t>(rows * d) * sizeof(float));
 
     const bool transposed = !task.unit.is_new && step.k.d_stride != 1;
-    Tile<T> tile;
+    const float widened = is_fp8<T> ? fp8_half_scale : 1.0f;
+    const i64 row_bytes = d * static_cast<i64>(sizeof(T));
+    Tile<T> tiles[2];
+    TileRows<T> rows_of_tile;
     float scores[max_block_rows * tile_len];
     const Unit& positions = task.unit;
-    for (i64 begin = positions.first / tile_len * tile_len; begin < positions.last;
-         begin += tile_len) {
-        const i64 from = max_of(begin, positions.first);
-        list_positions(task, from, min_of(begin + tile_len, positions.last), tile);
+    const auto list = [&](i64 begin, Tile<T>& tile) {
+        tile.count = 0;
+        if (begin < positions.last)
+            list_positions(task, max_of(begin, positions.first),
+                           min_of(begin + tile_len, positions.last), tile);
+    };
+    i64 begin = positions.first / tile_len * tile_len;
+    list(begin, tiles[0]);
+    for (int current = 0; begin < positions.last; begin += tile_len, current = 1 - current) {
+        const Tile<T>& tile = tiles[current];
+        Tile<T>& next = tiles[1 - current];
+        list(begin + tile_len, next);
         if (transposed)
             score_rows_transposed(query, rows, tile, d, step.k.d_stride, step.softmax_scale,
                                   scores);
         else
-            score_rows(query, rows, tile, d, step.softmax_scale, scores);
-        attend_tile(task, tile, scores, m, l, acc);
+            score_rows(query, rows, rows_of_tile.of(tile.k, tile.count, d), tile.count, d,
+                       step.softmax_scale * widened, scores,
+                       NextRows<T>{tile.v, tile.count, row_bytes});
+        attend_tile(task, tile, rows_of_tile.of(tile.v, tile.count, d), scores, {m, l, acc},
+                    NextRows<T>{next.k, transposed ? 0 : next.count, row_bytes});
     }
 }
 
@@ -418,7 +504,8 @@ inline void merge_row(const Layer& layer, const Step& step, const AttentionPlan&
         }
     }
     if (!anything) return;
-    const Vec scale = set1(step.attention_scale / l);
+    const float widened = size_of(step.cache_dtype) == 1 ? fp8_half_scale : 1.0f;
+    const Vec scale = set1(step.attention_scale / l * widened);
     for (i64 j = 0; j < d; j += lanes) {
         const int n = valid_lanes(j, d);
         store_n(out + j, mul(load_n(out + j, n), scale), n);

@@ -21,12 +21,14 @@ inline std::size_t bytes_of(i64 count, std::size_t size) {
 
 // Where a call's intermediate values live.
 struct Scratch {
-    float* x;         // [M, hidden] normalised
-    float* partial;   // [chunks, M, columns] of either projection
+    float* x;         // operand of the QKV projection
+    float* attended;  // operand of the output projection
+    float* partial;   // of either projection
     float* q;         // [M, q_heads, d]
-    float* attended;  // [M, q_heads, d]
-    float* rows;      // [threads, longest row of an epilogue]
-    i64 row_floats;
+    float* rows;      // [threads, row_floats]
+    i64 row_floats;   // longest vector that a thread works on
+
+    float* row(const Worker& worker) const { return rows + worker.thread() * row_floats; }
 };
 
 struct BlockPlan {
@@ -49,44 +51,49 @@ constexpr i64 finish_columns = 512;  // columns of an output row that one task f
 inline Scratch allocate(const Layer& layer, const Step& step, BlockPlan& plan, int threads,
                         Workspace& workspace) {
     AttentionPlan& attention = plan.attention;
-    const i64 m = plan.m, d = layer.d_head, features = layer.q_heads * d;
-    const i64 partial =
-        max_of(plan.qkv.partial_floats(), layer.out.weight ? plan.out.partial_floats() : 0);
-    const i64 row_floats = round_up(max_of(finish_columns, d), 16);
+    const bool projects = layer.out.weight != 0;
+    const i64 features = layer.q_heads * layer.d_head;
+    const i64 partial = max_of(plan.qkv.partial_floats(), projects ? plan.out.partial_floats() : 0);
+    const i64 attended = projects ? plan.out.operand_floats() : 0;
+    const i64 row_floats = round_up(max_of(max_of(finish_columns, layer.d_head), layer.qkv.in), 16);
     const i64 states = attention.units * attention.rows, heads = step.batch * layer.kv_heads;
-    workspace.reset(bytes_of(m * layer.qkv.in, 4) + bytes_of(partial, 4) +
-                    2 * bytes_of(m * features, 4) + bytes_of(threads * row_floats, 4) +
-                    bytes_of(attention.units, sizeof(Unit)) + bytes_of(heads + 1, sizeof(i64)) +
-                    2 * bytes_of(states, 4) + bytes_of(states * d, 4));
+    workspace.reset(bytes_of(plan.qkv.operand_floats(), 4) + bytes_of(attended, 4) +
+                    bytes_of(partial, 4) + bytes_of(plan.m * features, 4) +
+                    bytes_of(threads * row_floats, 4) + bytes_of(attention.units, sizeof(Unit)) +
+                    bytes_of(heads + 1, sizeof(i64)) + 2 * bytes_of(states, 4) +
+                    bytes_of(states * layer.d_head, 4));
     Scratch scratch;
-    scratch.x = piece<float>(workspace, m * layer.qkv.in);
+    scratch.x = piece<float>(workspace, plan.qkv.operand_floats());
+    scratch.attended = piece<float>(workspace, attended);
     scratch.partial = piece<float>(workspace, partial);
-    scratch.q = piece<float>(workspace, m * features);
-    scratch.attended = piece<float>(workspace, m * features);
+    scratch.q = piece<float>(workspace, plan.m * features);
     scratch.rows = piece<float>(workspace, threads * row_floats);
     scratch.row_floats = row_floats;
     attention.unit = piece<Unit>(workspace, attention.units);
     attention.unit_begin = piece<i64>(workspace, heads + 1);
     attention.m = piece<float>(workspace, states);
     attention.l = piece<float>(workspace, states);
-    attention.acc = piece<float>(workspace, states * d);
+    attention.acc = piece<float>(workspace, states * layer.d_head);
     return scratch;
 }
 
 inline bool is_padded(const Step& step, i64 m) { return row_start(step, m / step.tokens) < 0; }
 
-// x of row m: float32, normalised, and for STATIC rounded to FP8. A padded row is 0 throughout.
-inline void prepare_input(const Layer& layer, const Step& step, i64 m, float* x) {
+// Row m of the QKV projection's operand: normalised, and for STATIC rounded to FP8. A padded row is
+// 0 throughout.
+inline void prepare_input(const Layer& layer, const Step& step, const BlockPlan& plan,
+                          const Scratch& scratch, i64 m, float* x) {
     const i64 n = layer.qkv.in;
     if (is_padded(step, m)) {
         __builtin_memset(x, 0, static_cast<std::size_t>(n) * sizeof(float));
-        return;
+    } else {
+        with_activation_type(step.x_dtype, [&](auto type) {
+            widen(at<const decltype(type)>(step.x) + m * step.x_stride, n, x);
+        });
+        rms_norm(x, n, layer.input_norm);
+        if (layer.qkv.input_scale > 0) round_to_fp8(x, n, layer.qkv.input_scale);
     }
-    with_activation_type(step.x_dtype, [&](auto type) {
-        widen(at<const decltype(type)>(step.x) + m * step.x_stride, n, x);
-    });
-    rms_norm(x, n, layer.input_norm);
-    if (layer.qkv.input_scale > 0) round_to_fp8(x, n, layer.qkv.input_scale);
+    put_operand(plan.qkv, m, 0, n, x, scratch.x);
 }
 
 // One head of one row: Q to q, K and V to the new tokens in the cache's dtype.
@@ -117,20 +124,28 @@ inline void finish_head(const Layer& layer, const Step& step, const BlockPlan& p
     });
 }
 
-// The attention output of one row and head; for STATIC rounded to FP8.
+// The attention output of one row and head: to the output projection's operand (for STATIC rounded
+// to FP8), or without one to the output [B, q_heads, d, S].
 inline void finish_attention(const Layer& layer, const Step& step, const BlockPlan& plan,
-                             const Scratch& scratch, i64 m, i64 head) {
-    const i64 d = layer.d_head;
-    float* to = scratch.attended + (m * layer.q_heads + head) * d;
+                             const Scratch& scratch, i64 m, i64 head, float* y) {
+    const i64 d = layer.d_head, b = m / step.tokens, token = m % step.tokens;
     if (is_padded(step, m)) {
-        for (i64 j = 0; j < d; ++j) to[j] = 0;
+        for (i64 j = 0; j < d; ++j) y[j] = 0;
     } else if (layer.skip_attention) {
-        __builtin_memcpy(to, scratch.q + (m * layer.q_heads + head) * d,
+        __builtin_memcpy(y, scratch.q + (m * layer.q_heads + head) * d,
                          static_cast<std::size_t>(d) * sizeof(float));
     } else {
-        merge_row(layer, step, plan.attention, m / step.tokens, m % step.tokens, head, to);
+        merge_row(layer, step, plan.attention, b, token, head, y);
     }
-    if (layer.out.weight && layer.out.input_scale > 0) round_to_fp8(to, d, layer.out.input_scale);
+    if (layer.out.weight) {
+        if (layer.out.input_scale > 0) round_to_fp8(y, d, layer.out.input_scale);
+        put_operand(plan.out, m, head * d, d, y, scratch.attended);
+        return;
+    }
+    with_activation_type(step.x_dtype, [&](auto type) {
+        auto* out = at<decltype(type)>(step.out) + (b * layer.q_heads + head) * d * step.tokens;
+        for (i64 j = 0; j < d; ++j) from_float(y[j], out + j * step.tokens + token);
+    });
 }
 
 // Put the new K and V of row m into the cache.
@@ -158,17 +173,6 @@ inline void write_cache(const Layer& layer, const Step& step, i64 m) {
     });
 }
 
-// Without an output projection: [B, q_heads, d, S].
-inline void store_attended(const Layer& layer, const Step& step, const Scratch& scratch, i64 m) {
-    with_activation_type(step.x_dtype, [&](auto type) {
-        using T = decltype(type);
-        const i64 features = layer.q_heads * layer.d_head;
-        T* out = at<T>(step.out) + m / step.tokens * features * step.tokens + m % step.tokens;
-        for (i64 j = 0; j < features; ++j)
-            from_float(scratch.attended[m * features + j], out + j * step.tokens);
-    });
-}
-
 // One stretch of columns of one output row.
 inline void finish_output(const GemmPlan& plan, const float* partial, const Linear& linear, i64 m,
                           i64 part, bool zeroed, DType dtype, bool transposed, i64 lnc, float* y,
@@ -189,9 +193,8 @@ void attention_block(const Layer& layer, const Step& step, Team& team, Workspace
     const i64 out_parts = ceil_div(plan.out.n, finish_columns);
 
     run_on(team, [&](Worker& worker) {
-        float* row = scratch.rows + worker.thread() * scratch.row_floats;
-        worker.split(m,
-                     [&](i64 i) { prepare_input(layer, step, i, scratch.x + i * layer.qkv.in); });
+        float* row = scratch.row(worker);
+        worker.split(m, [&](i64 i) { prepare_input(layer, step, plan, scratch, i, row); });
         worker.barrier();
         worker.share(plan.qkv.tasks(),
                      [&](i64 i) { gemm_task(plan.qkv, i, scratch.x, layer.qkv, scratch.partial); });
@@ -211,13 +214,10 @@ void attention_block(const Layer& layer, const Step& step, Team& team, Workspace
         // Nobody reads the cache any more: the new tokens may go into slots that were read.
         worker.split(m, [&](i64 i) { write_cache(layer, step, i); });
         worker.split(m * layer.q_heads, [&](i64 i) {
-            finish_attention(layer, step, plan, scratch, i / layer.q_heads, i % layer.q_heads);
+            finish_attention(layer, step, plan, scratch, i / layer.q_heads, i % layer.q_heads, row);
         });
+        if (!layer.out.weight) return;
         worker.barrier();
-        if (!layer.out.weight) {
-            worker.split(m, [&](i64 i) { store_attended(layer, step, scratch, i); });
-            return;
-        }
         worker.share(plan.out.tasks(), [&](i64 i) {
             gemm_task(plan.out, i, scratch.attended, layer.out, scratch.partial);
         });
@@ -245,22 +245,26 @@ inline void gather_attention(const Projection& call, i64 m, float* x) {
 void output_projection(const Projection& call, Team& team, Workspace& workspace) {
     const i64 m = call.batch * call.tokens, k = call.linear.in;
     const GemmPlan plan = plan_gemm(m, k, call.linear.out, team.size());
-    workspace.reset(bytes_of(m * k, 4) + bytes_of(plan.partial_floats(), 4) +
-                    bytes_of(team.size() * finish_columns, 4));
-    float* x = piece<float>(workspace, m * k);
+    const i64 row_floats = round_up(max_of(k, finish_columns), 16);
+    workspace.reset(bytes_of(plan.operand_floats(), 4) + bytes_of(plan.partial_floats(), 4) +
+                    bytes_of(team.size() * row_floats, 4));
+    float* x = piece<float>(workspace, plan.operand_floats());
     float* partial = piece<float>(workspace, plan.partial_floats());
-    float* rows = piece<float>(workspace, team.size() * finish_columns);
+    float* rows = piece<float>(workspace, team.size() * row_floats);
     const i64 parts = ceil_div(plan.n, finish_columns);
 
     run_on(team, [&](Worker& worker) {
-        worker.split(m, [&](i64 i) { gather_attention(call, i, x + i * k); });
+        float* row = rows + worker.thread() * row_floats;
+        worker.split(m, [&](i64 i) {
+            gather_attention(call, i, row);
+            put_operand(plan, i, 0, k, row, x);
+        });
         worker.barrier();
         worker.share(plan.tasks(), [&](i64 i) { gemm_task(plan, i, x, call.linear, partial); });
         worker.barrier();
         worker.split(m * parts, [&](i64 i) {
             finish_output(plan, partial, call.linear, i / parts, i % parts, false, call.x_dtype,
-                          call.transposed_out, call.lnc, rows + worker.thread() * finish_columns,
-                          call.out);
+                          call.transposed_out, call.lnc, row, call.out);
         });
     });
 }

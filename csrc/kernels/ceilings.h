@@ -18,13 +18,23 @@ double fma_rounds(i64 rounds, float* sink) {
     return 2.0 * lanes * chains * static_cast<double>(rounds);
 }
 
+// Eight streams side by side, asked for half a kilobyte ahead: one stream alone leaves a third of
+// the bandwidth of recent server CPUs unused.
 float stream_sum(const float* data, i64 n) {
-    Vec total[4] = {zero(), zero(), zero(), zero()};
-    for (i64 i = 0; i < n; i += 4 * lanes) {
-        __builtin_prefetch(data + i + 1024);
-        for (int v = 0; v < 4; ++v) total[v] = add(total[v], load(data + i + v * lanes));
-    }
-    return sum(add(add(total[0], total[1]), add(total[2], total[3])));
+    constexpr int streams = 8, vectors = 128 / static_cast<int>(sizeof(float)) / lanes;
+    const i64 length = n / streams / 32 * 32;
+    Vec total[streams];
+    for (int s = 0; s < streams; ++s) total[s] = zero();
+    for (i64 i = 0; i < length; i += 32)
+        for (int s = 0; s < streams; ++s) {
+            const float* p = data + s * length + i;
+            __builtin_prefetch(p + 128);
+            __builtin_prefetch(p + 144);
+            for (int v = 0; v < vectors; ++v) total[s] = add(total[s], load(p + v * lanes));
+        }
+    Vec all = zero();
+    for (int s = 0; s < streams; ++s) all = add(all, total[s]);
+    return sum(all);
 }
 
 }  // namespace

@@ -80,6 +80,19 @@ inline void run_on(Team& team, F&& f) {
         &context);
 }
 
+// FP8 is widened to float16 of 2^-8 of its value, which the sums make good by this.
+template <class T>
+constexpr bool is_fp8 = sizeof(T) == 1;
+constexpr float fp8_half_scale = 256.0f;
+
+// Ask for the cache lines of `bytes` bytes. GCC takes a function that only prefetches for one
+// without effect and drops calls to it, unless they are inlined before it looks.
+#define TKG_INLINE [[gnu::always_inline]] inline
+TKG_INLINE void prefetch(const void* p, i64 bytes) {
+    for (i64 byte = 0; byte < bytes; byte += 64)
+        __builtin_prefetch(static_cast<const char*>(p) + byte);
+}
+
 // The lanes of a vector that fall into n elements from i on.
 inline int valid_lanes(i64 i, i64 n) { return static_cast<int>(min_of(lanes, n - i)); }
 

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "core/dtype.h"
+#include "simd/convert.h"
 
 namespace tkg {
 namespace {
@@ -14,6 +15,7 @@ struct Vec {
 
 constexpr int lanes = 8;
 constexpr int gemm_rows = 2;  // rows of x a register tile holds: 2 * 4 accumulators of 16 registers
+constexpr int wide_rows = 1;  // the same, of a tile twice as wide
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
@@ -65,20 +67,37 @@ inline Vec load(const f16* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
 
-// FP8 to float16 bits, 2^-8 of the true value (biases 7 and 15), denormals included. Where all of
-// `top` is set in the magnitude, `special` is or-ed in to make float16's infinity or NaN.
-inline Vec load_fp8(const void* p, int top, int special) {
-    const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+// Eight FP8 values as float16 bits, 2^-8 of the true value (biases 7 and 15), denormals included.
+// Where all of `top` is set in the magnitude, `special` is or-ed in: float16's infinity or NaN.
+inline __m128i fp8_halves(__m128i x, int top, int special) {
+    const __m128i wide = _mm_cvtepu8_epi16(x);
     const __m128i magnitude = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x7f)), 7);
     const __m128i sign = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x80)), 8);
     const __m128i mark = _mm_set1_epi16(static_cast<short>(top));
     const __m128i is_special = _mm_cmpeq_epi16(_mm_and_si128(magnitude, mark), mark);
     const __m128i extra = _mm_and_si128(is_special, _mm_set1_epi16(static_cast<short>(special)));
-    const __m128i half = _mm_or_si128(_mm_or_si128(magnitude, sign), extra);
-    return mul({_mm256_cvtph_ps(half)}, set1(256.0f));
+    return _mm_or_si128(_mm_or_si128(magnitude, sign), extra);
 }
-inline Vec load(const e4m3* p) { return load_fp8(p, 0x3c00, 0x7c00); }
-inline Vec load(const e4m3fn* p) { return load_fp8(p, 0x3f80, 0x7e00); }
+inline __m128i halves(__m128i x, e4m3) { return fp8_halves(x, 0x3c00, 0x7c00); }
+inline __m128i halves(__m128i x, e4m3fn) { return fp8_halves(x, 0x3f80, 0x7e00); }
+
+template <class T>
+inline Vec load_fp8(const T* p) {
+    const __m128i x = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return mul({_mm256_cvtph_ps(halves(x, T{}))}, set1(256.0f));
+}
+inline Vec load(const e4m3* p) { return load_fp8(p); }
+inline Vec load(const e4m3fn* p) { return load_fp8(p); }
+
+// n FP8 values as float16 of 2^-8 of their value.
+template <class T>
+inline void fp8_to_half(const T* p, int n, f16* to) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),
+                         halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + i)), T{}));
+    for (; i < n; ++i) to[i] = half_of(p[i]);
+}
 
 template <class T>
 inline Vec load_n(const T* p, int n) {

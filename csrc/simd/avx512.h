@@ -14,6 +14,7 @@ struct Vec {
 
 constexpr int lanes = 16;
 constexpr int gemm_rows = 6;  // rows of x a register tile holds: 6 * 4 accumulators of 32 registers
+constexpr int wide_rows = 2;  // the same, of a tile twice as wide
 
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
@@ -28,6 +29,25 @@ inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
+// Sixteen sums, each added up in the order of `sum`: halves, quarters, pairs.
+inline Vec sums_of_all(const Vec* c) {
+    const auto halves = [](__m512 a, __m512 b) {
+        return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    };
+    const auto quarters = [](__m512 a, __m512 b) {
+        return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    };
+    __m512 four[4];
+    for (int i = 0; i < 4; ++i) {
+        // Vectors i, i + 4, i + 8, i + 12 go to the four lanes.
+        four[i] = quarters(halves(c[i].v, c[i + 4].v), halves(c[i + 8].v, c[i + 12].v));
+    }
+    const auto pairs = [](__m512 a, __m512 b) {
+        return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    };
+    const __m512 a = pairs(four[0], four[1]), b = pairs(four[2], four[3]);
+    return {_mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd))};
+}
 inline float largest(Vec a) { return _mm512_reduce_max_ps(a.v); }
 inline Vec round_nearest(Vec a) { return {_mm512_roundscale_ps(a.v, 0)}; }
 // a * 2^n for a whole number n
@@ -46,33 +66,52 @@ inline Vec widen(__m256i x, bf16) {
 
 inline Vec widen(__m256i x, f16) { return {_mm512_cvtph_ps(x)}; }
 
-// FP8 to float16 bits: with the exponent field moved into place the value is 2^-8 of the true one
-// (biases 7 and 15), denormals included; the multiplication by 2^8 is exact.
-inline Vec widen_scaled(__m256i half) { return mul({_mm512_cvtph_ps(half)}, set1(256.0f)); }
-
-inline __m256i fp8_as_half(__m128i x) {
-    const __m256i wide = _mm256_cvtepu8_epi16(x);
-    const __m256i magnitude = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x7f)), 7);
-    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
-    return _mm256_or_si256(magnitude, sign);
+// FP8 as float16 bits: with the exponent field moved into place the value is 2^-8 of the true one
+// (biases 7 and 15), denormals included. The sign, extended and shifted, is in the top two bits.
+inline __m512i fp8_halves(__m256i x) {
+    return _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(x), 7),
+                            _mm512_set1_epi16(static_cast<short>(0xbfff)));
 }
 
-inline __m256i with_bits(__m256i x, __mmask16 where, short bits) {
-    return _mm256_mask_mov_epi16(x, where, _mm256_or_si256(x, _mm256_set1_epi16(bits)));
+// Where FP8 bytes are infinite or NaN, the bits that make float16 say so.
+inline __mmask64 special_bytes(__m512i x, e4m3) {
+    return _mm512_cmpgt_epu8_mask(_mm512_and_si512(x, _mm512_set1_epi8(0x7f)),
+                                  _mm512_set1_epi8(0x77));
+}
+inline __mmask64 special_bytes(__m512i x, e4m3fn) {
+    return _mm512_cmpeq_epi8_mask(_mm512_and_si512(x, _mm512_set1_epi8(0x7f)),
+                                  _mm512_set1_epi8(0x7f));
+}
+inline __m512i with_special(__m512i halves, __mmask32 special, short bits) {
+    return _mm512_or_si512(halves, _mm512_maskz_mov_epi16(special, _mm512_set1_epi16(bits)));
+}
+constexpr short special_half(e4m3) { return 0x7c00; }
+constexpr short special_half(e4m3fn) { return 0x7e00; }
+
+// n <= 64 FP8 values as float16 of 2^-8 of their value; to holds 64.
+template <class T>
+inline void fp8_to_half(const T* p, int n, f16* to) {
+    const __mmask64 valid = n < 64 ? (1ull << n) - 1 : ~0ull;
+    const __m512i x = _mm512_maskz_loadu_epi8(valid, p);
+    __m512i low = fp8_halves(_mm512_castsi512_si256(x));
+    __m512i high = fp8_halves(_mm512_extracti64x4_epi64(x, 1));
+    const __mmask64 special = special_bytes(x, T{});
+    if (__builtin_expect(special != 0, 0)) {
+        const short bits = special_half(T{});
+        low = with_special(low, static_cast<__mmask32>(special), bits);
+        high = with_special(high, static_cast<__mmask32>(special >> 32), bits);
+    }
+    _mm512_storeu_si512(to, low);
+    _mm512_storeu_si512(to + 32, high);
 }
 
-inline Vec widen(__m128i x, e4m3) {
-    const __m256i half = fp8_as_half(x);
-    const __m256i top = _mm256_set1_epi16(0x3c00);  // e4m3's all-ones exponent: inf and NaN
-    const __mmask16 special = _mm256_cmpeq_epi16_mask(_mm256_and_si256(half, top), top);
-    return widen_scaled(with_bits(half, special, 0x7c00));
-}
-
-inline Vec widen(__m128i x, e4m3fn) {
-    const __m256i half = fp8_as_half(x);
-    const __m256i top = _mm256_set1_epi16(0x3f80);  // all ones: the only NaN
-    const __mmask16 special = _mm256_cmpeq_epi16_mask(_mm256_and_si256(half, top), top);
-    return widen_scaled(with_bits(half, special, 0x7e00));
+// One vector of them, by their value.
+template <class T>
+inline Vec widen_fp8(__m128i x, T) {
+    __m512i half = fp8_halves(_mm256_castsi128_si256(x));
+    const __mmask64 special = special_bytes(_mm512_zextsi128_si512(x), T{});
+    half = with_special(half, static_cast<__mmask32>(special), special_half(T{}));
+    return mul({_mm512_cvtph_ps(_mm512_castsi512_si256(half))}, set1(256.0f));
 }
 
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
@@ -90,14 +129,16 @@ inline Vec load_n(const f16* p, int n) {
     return widen(_mm256_maskz_loadu_epi16(first(n), p), f16{});
 }
 inline Vec load(const e4m3* p) {
-    return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), e4m3{});
+    return widen_fp8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), e4m3{});
 }
-inline Vec load_n(const e4m3* p, int n) { return widen(_mm_maskz_loadu_epi8(first(n), p), e4m3{}); }
+inline Vec load_n(const e4m3* p, int n) {
+    return widen_fp8(_mm_maskz_loadu_epi8(first(n), p), e4m3{});
+}
 inline Vec load(const e4m3fn* p) {
-    return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), e4m3fn{});
+    return widen_fp8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), e4m3fn{});
 }
 inline Vec load_n(const e4m3fn* p, int n) {
-    return widen(_mm_maskz_loadu_epi8(first(n), p), e4m3fn{});
+    return widen_fp8(_mm_maskz_loadu_epi8(first(n), p), e4m3fn{});
 }
 
 }  // namespace

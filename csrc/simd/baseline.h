@@ -17,6 +17,7 @@ struct Vec {
 
 constexpr int lanes = 4;
 constexpr int gemm_rows = 2;  // rows of x a register tile holds: 2 * 4 accumulators of 16 registers
+constexpr int wide_rows = 1;  // the same, of a tile twice as wide
 
 inline Vec zero() { return {Float4{0, 0, 0, 0}}; }
 inline Vec set1(float x) { return {Float4{x, x, x, x}}; }
@@ -66,6 +67,12 @@ inline Vec load_n(const T* p, int n) {
     Vec a = zero();
     for (int i = 0; i < n; ++i) a.v[i] = to_float(p[i]);
     return a;
+}
+
+// n FP8 values as float16 of 2^-8 of their value.
+template <class T>
+inline void fp8_to_half(const T* p, int n, f16* to) {
+    for (int i = 0; i < n; ++i) to[i] = half_of(p[i]);
 }
 
 }  // namespace

@@ -59,6 +59,15 @@ inline float to_float(e4m3fn x) {
     return with_sign(value, x.bits >> 7);
 }
 
+// FP8 as float16 of 2^-8 of the value: the exponent field in place (biases 7 and 15).
+inline f16 half_of(std::uint8_t bits, std::uint32_t first_special, std::uint32_t special) {
+    const std::uint32_t magnitude = bits & 0x7fu, sign = (bits & 0x80u) << 8;
+    return {static_cast<std::uint16_t>(sign | magnitude << 7 |
+                                       (magnitude >= first_special ? special : 0u))};
+}
+inline f16 half_of(e4m3 x) { return half_of(x.bits, 0x78u, 0x7c00u); }
+inline f16 half_of(e4m3fn x) { return half_of(x.bits, 0x7fu, 0x7e00u); }
+
 inline void from_float(float x, float* p) { *p = x; }
 
 inline void from_float(float x, bf16* p) {

@@ -60,6 +60,27 @@ void check_widening(const char* name, int exponent_bits, int mantissa_bits, bool
     }
 }
 
+// FP8 as float16 of 2^-8 of the value, any number of them up to 64.
+template <class T>
+void check_halves(const char* name, bool has_infinity) {
+    for (unsigned start = 0; start < 256; start += 64)
+        for (int n = 1; n <= 64; ++n) {
+            std::vector<T> stored(static_cast<std::size_t>(n));
+            std::vector<f16> half(64);
+            for (int i = 0; i < n; ++i)
+                stored[static_cast<std::size_t>(i)].bits =
+                    static_cast<std::uint8_t>(start + static_cast<unsigned>(i));
+            fp8_to_half(stored.data(), n, half.data());
+            for (int i = 0; i < n; ++i) {
+                const unsigned bits = start + static_cast<unsigned>(i);
+                const double expected = value_of(bits, 4, 3, has_infinity) / 256;
+                CHECK(same(to_float(half[static_cast<std::size_t>(i)]), expected),
+                      "%s bits %#x as half: %g, not %g", name, bits,
+                      static_cast<double>(to_float(half[static_cast<std::size_t>(i)])), expected);
+            }
+        }
+}
+
 // Between every two neighbours: just below, at and just above the middle.
 template <class T>
 void check_narrowing(const char* name, int exponent_bits, int mantissa_bits, unsigned last,
@@ -116,6 +137,16 @@ void check_reductions() {
     for (int i = 0; i < lanes; ++i) expected += x[i] = static_cast<float>(i * i - 20);
     CHECK(sum(load(x)) == expected, "sum");
     CHECK(largest(load(x)) == x[lanes - 1], "largest");
+    constexpr int count = 19;  // more than a vector, and some left over
+    Vec c[count];
+    float each[count];
+    for (int i = 0; i < count; ++i) {
+        float lane[lanes];
+        for (int j = 0; j < lanes; ++j) lane[j] = std::sin(static_cast<float>(i * lanes + j));
+        c[i] = load(lane);
+    }
+    sum_each<count>(c, each);
+    for (int i = 0; i < count; ++i) CHECK(each[i] == sum(c[i]), "sum_each %d", i);
     for (int n = 0; n <= lanes; ++n) {
         std::vector<float> out(static_cast<std::size_t>(n), -1.0f);
         store_n(out.data(), load(x), n);
@@ -145,6 +176,8 @@ int main() {
     check_widening<bf16>("bfloat16", 8, 7, true);
     check_widening<e4m3>("float8_e4m3", 4, 3, true);
     check_widening<e4m3fn>("float8_e4m3fn", 4, 3, false);
+    check_halves<e4m3>("float8_e4m3", true);
+    check_halves<e4m3fn>("float8_e4m3fn", false);
     check_narrowing<f16>("float16", 5, 10, 0x7bff, false);
     check_narrowing<bf16>("bfloat16", 8, 7, 0x7f7f, false);
     check_narrowing<e4m3>("float8_e4m3", 4, 3, 0x77, true);
