@@ -17,7 +17,8 @@ def refusal(call: Call) -> tkg.Unsupported:
     with pytest.raises(tkg.Unsupported) as caught:
         tkg.attention_block_tkg(**call, backend="cpu")
     assert checksums(call) == before
-    assert caught.value.alternatives == ("reference",)
+    others = caught.value.alternatives
+    assert "reference" in others and "cpu" not in others
     assert tuple(tkg.explain(**call).backends["cpu"]) == caught.value.reasons["cpu"]
     tkg.attention_block_tkg(**call, backend="reference")
     return caught.value
