@@ -43,7 +43,7 @@ OURS = {
 OTHERS = {
     "tkg.runner": ARRAYS | RUN,
     "tkg.bench.peers": ARRAYS | {"torch", "onnx", "onnxruntime", "openvino"},
-    "tkg.bench.engines": ARRAYS | RUN | {"torch", "transformers", "xllamacpp"},
+    "tkg.bench.engines": ARRAYS | RUN | {"accelerate", "torch", "transformers", "xllamacpp"},
     "tkg.bench.roofline": ARRAYS | {"matplotlib"},
     "tkg.cli": ARRAYS | COMMAND_LINE,
     "tkg.integrations": ARRAYS | {"torch", "transformers"},

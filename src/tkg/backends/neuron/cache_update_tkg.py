@@ -74,20 +74,23 @@ def own_caches(new, K, V):
 
 
 def scatter_tokens(sbm, new, targets, slots, block, loads):
-    """A slot for each token: one DMA a cache (flat with several KV heads: one a head)."""
-    tokens = new.k.shape[3]
-    if block:
-        index = row_index(sbm, slots, 0, 0, tokens, 1)
-        for cache, rows in targets:
-            base = cache.reshape((cache.shape[0] * cache.shape[1], rows.shape[1]))
-            scatter(base, rows, index, loads)
-        return
-    kv_heads, capacity, d_head = targets[0][0].shape[1:]
-    for kv in range(kv_heads):
-        index = row_index(sbm, slots, kv, capacity, tokens, kv_heads)
-        for cache, rows in targets:
-            base = cache.reshape((cache.size // d_head, d_head))
-            scatter(base, rows[:, kv * d_head : (kv + 1) * d_head], index, loads)
+    """A slot for each token: one DMA a cache. A second one into the same cache would have to wait
+    for the first, since where they land is known at run time only."""
+    d_head, kv_heads, batch, tokens = new.k.shape
+    shape = (batch * tokens, kv_heads, d_head)
+    capacity = 0 if block else targets[0][0].shape[2]
+    # Elements from one slot to the next, and from one head to the next.
+    slot, head = (kv_heads * d_head, d_head) if block else (d_head, capacity * d_head)
+    index = row_index(sbm, slots, kv_heads * capacity, tokens)
+    for cache, rows in targets:
+        target = cache.reshape((cache.size // slot, slot)).ap(
+            [[slot, shape[0]], [head, kv_heads], [1, d_head]],
+            offset=0,
+            vector_offset=index,
+            indirect_dim=0,
+        )
+        write = nisa.dma_copy(target, rows.reshape(shape), oob_mode=nisa.oob_mode.skip)
+        write.depends_on(*loads)
 
 
 def own_rows(batch):
@@ -106,36 +109,26 @@ def slot_table(sbm, slots, batch):
     return table
 
 
-def row_index(sbm, slots, kv, capacity, tokens, kv_heads):
-    """The cache row of each new token, [B*S, 1] int32: slot + (b*kv_heads + kv)*capacity."""
+def row_index(sbm, slots, step, tokens):
+    """The cache row of each new token, [B*S, 1] int32: slot + b*step."""
     batch = slots.shape[0]
     rows = batch * tokens
-    index = sbm.stack((rows, 1), nl.int32, f"cache_update.index.{kv}")
+    index = sbm.stack((rows, 1), nl.int32, "cache_update.index")
     nisa.dma_copy(index, slots.view(nl.int32).ap([[1, rows], [1, 1]], offset=0))
-    if capacity == 0:
+    if step == 0:
         return index
-    line = sbm.stack((1, batch, tokens), nl.int32, f"cache_update.line.{kv}")
-    nisa.iota(line, [[kv_heads * capacity, batch], [0, tokens]], offset=kv * capacity)
-    base = sbm.stack((rows, 1), nl.int32, f"cache_update.base.{kv}")
+    line = sbm.stack((1, batch, tokens), nl.int32, "cache_update.line")
+    nisa.iota(line, [[step, batch], [0, tokens]], offset=0)
+    base = sbm.stack((rows, 1), nl.int32, "cache_update.base")
     nisa.dma_copy(base, line)
     # The sign bit of a slot marks "skip": moved to bit 30, it takes the index out of any cache.
-    skip = sbm.stack((rows, 1), nl.uint32, f"cache_update.skip.{kv}")
+    skip = sbm.stack((rows, 1), nl.uint32, "cache_update.skip")
     nisa.tensor_scalar(
         skip, index.view(nl.uint32), nl.right_shift, 31, op1=nl.left_shift, operand1=30
     )
     nisa.tensor_tensor(index, index, base, nl.add, engine=nisa.engine.gpsimd)
     nisa.tensor_tensor(index, index, skip.view(nl.int32), nl.add, engine=nisa.engine.gpsimd)
     return index
-
-
-def scatter(base, rows, index, loads):
-    """base[index[r], :] = rows[r, :]; an index out of bounds is skipped."""
-    count, width = rows.shape
-    target = base.ap(
-        [[base.shape[1], count], [1, width]], offset=0, vector_offset=index, indirect_dim=0
-    )
-    write = nisa.dma_copy(target, rows, oob_mode=nisa.oob_mode.skip)
-    write.depends_on(*loads)
 
 
 def write_rows_of(rows, cache, table, place, block, loads):

@@ -27,9 +27,12 @@ class HiddenSplit(nl.NKIObject):
         self.full = hidden // self.width
         self.last = hidden % self.width
         lnc = nl.num_programs(0)
-        half = -(-self.width // lnc)
+        assert self.width % lnc == 0, (
+            f"attention_block_tkg: X: H // 128 must be even on two cores; this is {self.width}"
+        )
+        half = self.width // lnc
         self.first = nl.program_id(0) * half
-        self.count = min(self.width, self.first + half) - self.first
+        self.count = half
 
     def partitions(self):
         """Partitions that hold any value."""

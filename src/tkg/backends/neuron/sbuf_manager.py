@@ -19,9 +19,10 @@ class SbufManager(nl.NKIObject):
     """
 
     def __init__(self, first=0, last=None):
-        self.first = first
-        self.last = nl.tile_size.sbuf_fmax_bytes if last == None else last
-        self.top = first
+        end = nl.tile_size.sbuf_fmax_bytes if last == None else last
+        self.first = -(-first // ALIGNMENT) * ALIGNMENT
+        self.last = end // ALIGNMENT * ALIGNMENT
+        self.top = self.first
         self.scopes = []
         self.heap = []
         self.high_water = 0

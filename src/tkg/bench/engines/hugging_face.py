@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import accelerate  # noqa: F401  (transformers needs it to read GGUF: without it the peer is absent)
 import torch
 import transformers
 from transformers.generation.streamers import BaseStreamer
