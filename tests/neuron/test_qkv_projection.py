@@ -89,9 +89,12 @@ def test_row_scales(with_bias: bool, scale_rows: int, lnc: int) -> None:
     X, W = draw(2, 1000, COLUMNS, BF16)
     W = (W.astype(np.float32) * 1000).astype(FP8)
     scale = np.repeat(rng(2).uniform(0.1, 3, (1, COLUMNS)), scale_rows, 0).astype(np.float32)
-    bias = {"bias": rng(3).standard_normal((1, COLUMNS)).astype(np.float32)} if with_bias else {}
-    wanted = exactly(X, W) * scale[:1] + bias.get("bias", 0)
-    close(project(X, W, lnc, ROW, weight=scale, **bias), wanted)
+    wanted = exactly(X, W) * scale[:1]
+    if not with_bias:
+        close(project(X, W, lnc, ROW, weight=scale), wanted)
+        return
+    bias = rng(3).standard_normal((1, COLUMNS)).astype(np.float32)
+    close(project(X, W, lnc, ROW, weight=scale, bias=bias), wanted + bias)
 
 
 @pytest.mark.parametrize("lnc", [1, 2])
