@@ -64,6 +64,7 @@ def attention_block_tkg(
     skip_attention: bool = False,
     backend: str | None = None,
     lnc: int = 1,
+    validate: bool = False,
 ) -> tuple[Any, Any, Any]:
     """The attention block of token generation, in one call.
 
@@ -120,6 +121,9 @@ def attention_block_tkg(
         skip_attention: Q after RoPE and norms takes the place of the attention output.
         backend: `"reference"`, `"cpu"`, `"cuda"`, `"neuron"`; `None`: where the arrays are.
         lnc: logical cores, 1 or 2.
+        validate: for arrays on a device, whose values are otherwise not looked at: read positions,
+            slots, table, mask and cache scales back and check them before anything runs. On the
+            host they always are.
 
     Returns:
         `(out, K_out, V_out)`. out: `[B, q_heads, d_head, S_tkg]` without `W_out`, otherwise

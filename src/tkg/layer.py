@@ -14,7 +14,7 @@ import numpy as np
 
 from tkg import api
 from tkg.backends import registry
-from tkg.contract.arrays import AnyArray, Array, as_array, index_values
+from tkg.contract.arrays import AnyArray, Array, as_array, indices, library
 from tkg.contract.block import Block, BlockCall, Heads, Linear, QKNorm, RMSNorm
 from tkg.contract.block_rules import check_block
 from tkg.contract.cache import KVCache
@@ -93,6 +93,7 @@ class AttentionBlock:
         *,
         rope: tuple[AnyArray, AnyArray] | None = None,
         slots: AnyArray = None,
+        validate: bool = False,
     ) -> Any:
         """Run one step: attend, and write the new tokens into the cache.
 
@@ -105,6 +106,7 @@ class AttentionBlock:
             rope: `(cos, sin)` of these positions, as `rope_tables` makes them.
             slots: `[B, S_tkg]` where the tokens go; default: token at position p goes to slot p
                 (block cache: through the block table).
+            validate: as in `attention_block_tkg`.
 
         Returns:
             `[B, S_tkg, H_out]`, or without an output projection `[B, q_heads, d_head, S_tkg]`.
@@ -129,6 +131,7 @@ class AttentionBlock:
             sin=sin,
             pos_ids=positions,
             slot_ids=_own_slots(cache, positions) if slots is None else slots,
+            validate=validate,
         )
         call = checked(Rules("AttentionBlock", _STEP_NAMES), call)
         out = api.run_block(call, self.backend)[0]
@@ -143,10 +146,11 @@ def _own_slots(cache: KVCache, positions: Array | None) -> Any:
     table = cache.block_table
     if positions is None or table is None or positions.ndim != 2 or table.ndim != 2:
         return positions
-    length, position = cache.geometry.length, index_values(positions)
-    column = np.clip(position // length, 0, table.shape[1] - 1)
-    entries = np.take_along_axis(index_values(table), column, axis=1)
-    slots = np.where(position < 0, -1, entries * length + position % length)
+    xp, length, position = library(positions), cache.geometry.length, indices(positions)
+    column = xp.clip(position // length, 0, table.shape[1] - 1)
+    take = xp.take_along_axis if xp is np else xp.take_along_dim
+    entries = take(indices(table), column, 1)
+    slots = xp.where(position < 0, -1, entries * length + position % length)
     return positions.like(slots)
 
 
@@ -202,16 +206,18 @@ def rope_tables(
         raise ValueError(f"rope_tables: positions must be [B, S]; got {handle}")
     if d_head < 2 or d_head % 2:
         raise ValueError(f"rope_tables: d_head must be even and at least 2; got {d_head}")
+    xp, place = library(handle), {} if handle.on_host else {"device": handle.device}
     if inv_freq is None:
-        frequencies = base ** (-np.arange(0, d_head, 2, dtype=np.float64) / d_head)
+        frequencies = base ** (-xp.arange(0, d_head, 2, dtype=xp.float64, **place) / d_head)
     else:
         given = as_array(inv_freq)
         assert given is not None
-        frequencies = given.numpy().astype(np.float64)
-        if frequencies.shape != (d_head // 2,):
+        if given.shape != (d_head // 2,):
             raise ValueError(
-                f"rope_tables: inv_freq must have shape ({d_head // 2},); got {frequencies.shape}"
+                f"rope_tables: inv_freq must have shape ({d_head // 2},); got {given.shape}"
             )
-    angles = frequencies[:, None, None] * np.maximum(index_values(handle), 0)
-    cos, sin = np.cos(angles), np.sin(angles)
-    return handle.like(cos.astype(np.float32)), handle.like(sin.astype(np.float32))
+        values = given.numpy() if given.on_host else given.source
+        frequencies = xp.asarray(values, dtype=xp.float64, **place)
+    angles = frequencies[:, None, None] * indices(handle).clip(0)
+    cos, sin = (xp.asarray(table, dtype=xp.float32) for table in (xp.cos(angles), xp.sin(angles)))
+    return handle.like(cos), handle.like(sin)

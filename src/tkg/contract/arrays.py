@@ -116,19 +116,31 @@ class Array:
             return tensor.numpy()
         return tensor.view(getattr(torch, bits)).numpy().view(dtypes.NUMPY[self.dtype])
 
+    def values(self) -> np.ndarray:
+        """A NumPy array of the values: a view on the host; from a device a copy, which waits for
+        the device."""
+        return self.numpy() if self.on_host else self.to_host().numpy()
+
+    def to_host(self) -> Array:
+        """A torch tensor's handle on the host; a copy if the tensor is on a device."""
+        if isinstance(self.source, Float8E4M3):
+            source: Any = Float8E4M3(self.source.bits.cpu())
+        else:
+            source = self.source.cpu()
+        return Array(self.shape, self.dtype, self.kind, "cpu", source)
+
     def first(self) -> float:
         """The first element, wherever the array lives; NaN for a description."""
-        if self.kind == "spec":
-            return float("nan")
-        if self.on_host:
-            return float(self.numpy().flat[0])
-        return float(self.source.reshape(-1)[0])
+        return float("nan") if self.kind == "spec" else float(self.values().flat[0])
 
-    def like(self, values: np.ndarray) -> Any:
-        """`values` as the user's kind of array, without a copy."""
+    def like(self, values: Any) -> Any:
+        """`values` as the user's kind of array, without a copy: a NumPy array, or a torch tensor
+        from a backend on a device, where uint8 stands for the bytes of float8_e4m3."""
         if self.kind == "numpy":
             return values
         torch = sys.modules["torch"]
+        if isinstance(values, torch.Tensor):
+            return Float8E4M3(values) if values.dtype == torch.uint8 else values
         name = values.dtype.name
         bits = _BITS.get(name)
         if bits is None:
@@ -170,9 +182,24 @@ def as_array(value: Any) -> Array | None:
 
 def index_values(array: Array) -> np.ndarray:
     """A new int64 array of an index array's values, 2^32-1 (unsigned "none") turned into -1."""
-    values = array.numpy().astype(np.int64)
+    values = array.values().astype(np.int64)
     values[values == dtypes.SKIP_SLOT] = -1
     return values
+
+
+def library(array: Array) -> Any:
+    """The library whose functions work on the array where it is: NumPy for arrays on the host,
+    torch for a tensor on a device."""
+    return np if array.on_host else sys.modules["torch"]
+
+
+def indices(array: Array) -> Any:
+    """`index_values`, of the array's `library`: a tensor on a device stays there."""
+    if array.on_host:
+        return index_values(array)
+    torch = sys.modules["torch"]
+    values = array.source.to(torch.int64)
+    return torch.where(values == dtypes.SKIP_SLOT, -1, values)
 
 
 @functools.cache

@@ -185,6 +185,7 @@ class BlockCall(Part):
             tokens, those before are cache slots in logical order.
         pos_ids: `[B, S_tkg]` integers, instead of a mask: `pos_ids[b, 0]` slots are valid.
         slot_ids: `[B, 1]` or `[B, S_tkg]` integers, where the new tokens go; `None` = no update.
+        validate: read values that are on a device back and check them too, which waits for it.
     """
 
     block: Block
@@ -195,6 +196,7 @@ class BlockCall(Part):
     mask: AnyArray = None
     pos_ids: AnyArray = None
     slot_ids: AnyArray = None
+    validate: bool = False
     _arrays = ("x", "cos", "sin", "mask", "pos_ids", "slot_ids")
 
     operation = "attention_block_tkg"
@@ -222,10 +224,14 @@ class BlockCall(Part):
         """Cache slots in S_ctx: `S_ctx - S_tkg`."""
         return self.context - self.tokens
 
+    def readable(self, array: Array) -> bool:
+        """Whether the checks may look at an array's values."""
+        return array.on_host or (self.validate and array.kind != "spec")
+
     @functools.cached_property
     def positions(self) -> np.ndarray | None:
-        """`pos_ids` as int64, -1 for "none"; `None` with a mask, or off the host."""
-        if self.pos_ids is None or not self.pos_ids.on_host:
+        """`pos_ids` as int64, -1 for "none"; `None` with a mask, or where it is not `readable`."""
+        if self.pos_ids is None or not self.readable(self.pos_ids):
             return None
         return index_values(self.pos_ids)
 
@@ -236,9 +242,10 @@ class BlockCall(Part):
 
     @functools.cached_property
     def slots(self) -> np.ndarray | None:
-        """`[B, S_tkg]` int64: where each token goes, -1 for nowhere; `None` for no update."""
+        """`[B, S_tkg]` int64: where each token goes, -1 for nowhere; `None` for no update, or
+        where `slot_ids` is not `readable`."""
         ids = self.slot_ids
-        if ids is None or not ids.on_host:
+        if ids is None or not self.readable(ids):
             return None
         if ids is self.pos_ids:
             return self.positions

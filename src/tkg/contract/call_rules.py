@@ -1,7 +1,7 @@
 """The rules for one call of a block (`BlockCall`), checked at every step.
 
 Shapes and dtypes are checked for every call; values (positions, slots, table entries) where they
-can be read from the host.
+are on the host, or the call says that they are to be read back from a device.
 """
 
 from __future__ import annotations
@@ -167,10 +167,10 @@ def _check_table(rules: Rules, call: BlockCall, geometry: Geometry) -> None:
     """Check the table entries that some valid position needs; the others are never read."""
     table = call.cache.block_table
     values = (table, call.mask, call.pos_ids)
-    if table is None or not all(array.on_host for array in values if array is not None):
+    if table is None or not all(call.readable(array) for array in values if array is not None):
         return
     needed = _needed_blocks(call, geometry)
-    entries = table.numpy().astype(np.int64)
+    entries = table.values().astype(np.int64)
     wrong = needed & ((entries < 0) | (entries >= geometry.outer))
     if not wrong.any():
         return
@@ -189,7 +189,7 @@ def _needed_blocks(call: BlockCall, geometry: Geometry) -> np.ndarray:
     start, columns = call.start, call.cache.block_table.shape[1]
     length = geometry.length
     if call.mask is not None:
-        seen = call.mask.numpy()[: call.prior].any(axis=(2, 3))
+        seen = call.mask.values()[: call.prior].any(axis=(2, 3))
         padded = np.zeros((columns * length, call.batch), bool)
         padded[: call.prior] = seen
         blocks = padded.reshape(columns, length, call.batch)

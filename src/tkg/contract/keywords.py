@@ -105,6 +105,7 @@ def block_call(arguments: Mapping[str, Any]) -> BlockCall:
         mask=args["attention_mask"],
         pos_ids=args["pos_ids"],
         slot_ids=args["kv_cache_update_idx"] if args["update_cache"] else None,
+        validate=bool(args["validate"]),
     )
     return checked(rules, call)
 
@@ -164,14 +165,18 @@ def _check_pair(rules: Rules, args: Mapping[str, Any], one: str, other: str) -> 
 
 
 def _kv_scale(rules: Rules, args: Mapping[str, Any]) -> KVScale | None:
-    values = [_scale_value(rules, name, args[name]) for name in ("k_scale", "v_scale")]
+    validate = bool(args["validate"])
+    values = [_scale_value(rules, name, args[name], validate) for name in ("k_scale", "v_scale")]
     if None in values:
         return None
     return KVScale(*(value for value in values if value is not None))
 
 
-def _scale_value(rules: Rules, name: str, scale: Array | None) -> float | None:
-    """The number in a `[1, 1]` or `[128, 1]` scale, or `None` where there is none."""
+def _scale_value(
+    rules: Rules, name: str, scale: Array | None, validate: bool
+) -> float | Array | None:
+    """The number in a `[1, 1]` or `[128, 1]` scale, or `None` where there is none. On a device it
+    is the scale itself, for the backend there to read, unless `validate` says to look at it."""
     if scale is None:
         return None
     check_dtype(rules, name, scale, dtypes.FLOATS)
@@ -179,10 +184,13 @@ def _scale_value(rules: Rules, name: str, scale: Array | None) -> float | None:
     rule = "must have shape (1, 1) or (128, 1)"
     if not rules.check(scale.shape in shapes, name, rule, f"shape {scale.shape}"):
         return None
-    if scale.on_host:
-        check_equal_rows(rules, name, scale)
+    if scale.kind == "spec":
+        return scale.first()
+    if not (scale.on_host or validate):
+        return scale
+    check_equal_rows(rules, name, scale)
     value = scale.first()
-    ok = scale.kind == "spec" or (math.isfinite(value) and value > 0)
+    ok = math.isfinite(value) and value > 0
     rules.check(ok, name, "must be positive and finite", value)
     return value
 

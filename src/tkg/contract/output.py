@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tkg.contract.block import BlockCall
 
 
@@ -13,8 +15,10 @@ class BlockOutput:
     """What a backend returns for a block call.
 
     Attributes:
-        out: the output, in X's dtype and the contract's shape.
-        k_new, v_new: the new tokens' K and V `[B, S_tkg, kv_heads, d_head]` in the cache's dtype,
+        out: the output, in X's dtype and the contract's shape; a NumPy array, or a torch tensor
+            from a backend on a device.
+        k_new, v_new: the new tokens' K and V `[B, S_tkg, kv_heads, d_head]` in the cache's dtype
+            (a tensor of float8_e4m3: its bytes as uint8),
             for a call that does not update the cache; otherwise `None`, and the cache is updated.
     """
 
@@ -32,6 +36,13 @@ def caches(call: BlockCall, output: BlockOutput) -> tuple[Any, Any]:
     """
     if call.slot_ids is not None:
         return call.cache.k.source, call.cache.v.source
-    k, v = output.k_new.transpose(2, 3, 0, 1), output.v_new.transpose(0, 2, 1, 3)
+    k, v = permuted(output.k_new, (2, 3, 0, 1)), permuted(output.v_new, (0, 2, 1, 3))
     k = k[0] if call.block.heads.kv == 1 else k
-    return call.x.like(k.copy()), call.x.like(v.copy())
+    return call.x.like(k), call.x.like(v)
+
+
+def permuted(array: Any, axes: tuple[int, ...]) -> Any:
+    """A contiguous copy of a NumPy array or torch tensor with its axes in another order."""
+    if isinstance(array, np.ndarray):
+        return array.transpose(axes).copy()
+    return array.permute(axes).contiguous()

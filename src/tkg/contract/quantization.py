@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass
+from typing import Any
 
 
 class QuantizationType(enum.Enum):
@@ -31,11 +32,12 @@ class KVScale:
     (`K = stored * k`), the form found in checkpoints.
 
     Attributes:
-        k, v: the multipliers applied on write, positive and finite.
+        k, v: the multipliers applied on write, positive and finite. In the call of a drop-in
+            function whose scales are on a device: those arrays, which the backend there reads.
     """
 
-    k: float
-    v: float
+    k: float | Any
+    v: float | Any
 
     @classmethod
     def quantize(cls, k: float, v: float) -> KVScale:
