@@ -1,10 +1,9 @@
-// The Python module `_core`: plain call structures with settable fields, and the operations on
-// them. Python owns and keeps alive every array whose address it puts into a field.
+// The Python module `_core`: a layer and a projection in the core's form, made once, and the
+// operations on them. Python owns every array: it keeps those of a layer alive as long as the
+// layer, and those of a step until the call returns.
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 
-#include <array>
 #include <stdexcept>
 #include <string>
 
@@ -22,16 +21,6 @@ namespace {
 Workspace& workspace() {
     thread_local Workspace mine;
     return mine;
-}
-
-void attention_block(const Layer& layer, const Step& step) {
-    const nb::gil_scoped_release release;
-    variant().attention_block(layer, step, team(), workspace());
-}
-
-void output_projection(const Projection& call) {
-    const nb::gil_scoped_release release;
-    variant().output_projection(call, team(), workspace());
 }
 
 void set_isa_or_throw(const std::string& name) {
@@ -60,25 +49,105 @@ struct ArrayInterface {
     PyObject* descr;
 };
 
-// Where a NumPy array's first element is; `__array_interface__` would build a dict each time.
-Address address(nb::handle array) {
-    const nb::object capsule = nb::getattr(array, "__array_struct__");
-    void* p = PyCapsule_GetPointer(capsule.ptr(), nullptr);
-    if (!p) throw nb::python_error();
-    return reinterpret_cast<Address>(static_cast<ArrayInterface*>(p)->data);
+// A NumPy array's memory; `__array_interface__` would build a dict each time. Valid while the array
+// lives.
+class View {
+public:
+    explicit View(nb::handle array) : capsule_(nb::getattr(array, "__array_struct__")) {
+        void* p = PyCapsule_GetPointer(capsule_.ptr(), nullptr);
+        if (!p) throw nb::python_error();
+        interface_ = static_cast<const ArrayInterface*>(p);
+    }
+    Address address() const { return reinterpret_cast<Address>(interface_->data); }
+    std::int64_t size(int axis) const { return interface_->shape[axis]; }
+    // In elements.
+    std::int64_t stride(int axis) const { return interface_->strides[axis] / interface_->itemsize; }
+
+private:
+    nb::object capsule_;
+    const ArrayInterface* interface_;
+};
+
+// Where an array's first element is; 0 for None.
+Address address(nb::handle array) { return array.is_none() ? 0 : View(array).address(); }
+
+CacheView cache_view(nb::handle array) {
+    const View view(array);
+    return {view.address(), view.stride(0), view.stride(1), view.stride(2), view.stride(3)};
 }
 
-template <auto Member, class Class>
-void bind_strides(nb::class_<Class>& target, const char* name) {
-    target.def_prop_rw(
-        name,
-        [](const Class& self) {
-            const auto& s = self.*Member;
-            return std::array<std::int64_t, 4>{s[0], s[1], s[2], s[3]};
-        },
-        [](Class& self, const std::array<std::int64_t, 4>& strides) {
-            for (int i = 0; i < 4; ++i) (self.*Member)[i] = strides[static_cast<std::size_t>(i)];
-        });
+void linear(Linear* self, nb::handle weight, DType dtype, std::int64_t in, nb::handle bias,
+            nb::handle column_scale, float input_scale) {
+    const View view(weight);
+    new (self) Linear{view.address(), dtype, in, view.size(1), view.stride(0)};
+    self->bias = address(bias);
+    self->column_scale = address(column_scale);
+    self->input_scale = input_scale;
+}
+
+void norm(Norm* self, nb::handle weight, float eps) { new (self) Norm{address(weight), eps}; }
+
+// What attends to what: `start` [batch], or a mask [S_ctx, batch, q_heads, tokens] of single bytes.
+void set_visibility(Step& step, nb::handle start, nb::handle mask) {
+    step.start = address(start);
+    if (mask.is_none()) return;
+    const View view(mask);
+    step.mask = view.address();
+    for (int axis = 0; axis < 4; ++axis) step.mask_strides[axis] = view.stride(axis);
+}
+
+void set_block_table(Step& step, nb::handle table, std::int64_t block_len) {
+    if (table.is_none()) return;
+    const View view(table);
+    step.block_table = view.address();
+    step.table_columns = view.size(1);
+    step.block_len = block_len;
+}
+
+void attention_block(const Layer& layer, nb::handle x, DType x_dtype, nb::handle cos,
+                     nb::handle sin, nb::handle k, nb::handle v, DType cache_dtype, float k_scale,
+                     float v_scale, nb::handle block_table, std::int64_t block_len,
+                     std::int64_t prior, nb::handle start, nb::handle mask, nb::handle slots,
+                     float softmax_scale, float attention_scale, nb::handle k_new, nb::handle v_new,
+                     nb::handle out) {
+    const View tokens(x);
+    Step step;
+    step.batch = tokens.size(0);
+    step.tokens = tokens.size(1);
+    step.x = tokens.address();
+    step.x_dtype = x_dtype;
+    step.x_stride = tokens.size(2);
+    step.cos = address(cos);
+    step.sin = address(sin);
+    step.k = cache_view(k);
+    step.v = cache_view(v);
+    step.cache_dtype = cache_dtype;
+    step.k_scale = k_scale;
+    step.v_scale = v_scale;
+    set_block_table(step, block_table, block_len);
+    step.prior = prior;
+    set_visibility(step, start, mask);
+    step.slots = address(slots);
+    step.softmax_scale = softmax_scale;
+    step.attention_scale = attention_scale;
+    step.k_new = address(k_new);
+    step.v_new = address(v_new);
+    step.out = address(out);
+    const nb::gil_scoped_release release;
+    variant().attention_block(layer, step, team(), workspace());
+}
+
+void output_projection(const Linear& linear, nb::handle attention, DType x_dtype,
+                       bool transposed_out, std::int64_t lnc, nb::handle out) {
+    const View view(attention);
+    Projection call{linear, view.address(), view.size(0), view.size(1), view.size(2), view.size(3)};
+    for (int axis = 0; axis < 4; ++axis) call.strides[axis] = view.stride(axis);
+    call.x_dtype = x_dtype;
+    call.transposed_out = transposed_out;
+    call.lnc = lnc;
+    call.out = address(out);
+    const nb::gil_scoped_release release;
+    variant().output_projection(call, team(), workspace());
 }
 
 }  // namespace
@@ -96,19 +165,9 @@ NB_MODULE(_core, m) {
         .value("interleaved", Rope::interleaved);
 
     nb::class_<Linear>(m, "Linear")
-        .def(nb::init<>())
-        .def_rw("weight", &Linear::weight)
-        .def_rw("dtype", &Linear::dtype)
-        .def_rw("in_features", &Linear::in)
-        .def_rw("out_features", &Linear::out)
-        .def_rw("row_stride", &Linear::row_stride)
-        .def_rw("bias", &Linear::bias)
-        .def_rw("column_scale", &Linear::column_scale)
-        .def_rw("input_scale", &Linear::input_scale);
-    nb::class_<Norm>(m, "Norm")
-        .def(nb::init<>())
-        .def_rw("weight", &Norm::weight)
-        .def_rw("eps", &Norm::eps);
+        .def("__init__", &linear, nb::arg("weight"), nb::arg("dtype"), nb::arg("in_features"),
+             nb::arg("bias").none(), nb::arg("column_scale").none(), nb::arg("input_scale"));
+    nb::class_<Norm>(m, "Norm").def("__init__", &norm, nb::arg("weight").none(), nb::arg("eps"));
     nb::class_<Layer>(m, "Layer")
         .def(nb::init<>())
         .def_rw("qkv", &Layer::qkv)
@@ -122,62 +181,23 @@ NB_MODULE(_core, m) {
         .def_rw("kv_heads", &Layer::kv_heads)
         .def_rw("d_head", &Layer::d_head)
         .def_rw("rope", &Layer::rope)
-        .def_rw("sink", &Layer::sink)
+        .def(
+            "set_sink", [](Layer& layer, nb::handle sink) { layer.sink = address(sink); },
+            nb::arg("sink"))
         .def_rw("window", &Layer::window)
         .def_rw("transposed_out", &Layer::transposed_out)
         .def_rw("lnc", &Layer::lnc)
         .def_rw("skip_attention", &Layer::skip_attention);
-    nb::class_<CacheView>(m, "CacheView")
-        .def(nb::init<>())
-        .def_rw("data", &CacheView::data)
-        .def_rw("outer_stride", &CacheView::outer_stride)
-        .def_rw("slot_stride", &CacheView::slot_stride)
-        .def_rw("head_stride", &CacheView::head_stride)
-        .def_rw("d_stride", &CacheView::d_stride);
-    nb::class_<Step> step(m, "Step");
-    step.def(nb::init<>())
-        .def_rw("batch", &Step::batch)
-        .def_rw("tokens", &Step::tokens)
-        .def_rw("x", &Step::x)
-        .def_rw("x_dtype", &Step::x_dtype)
-        .def_rw("x_stride", &Step::x_stride)
-        .def_rw("cos", &Step::cos)
-        .def_rw("sin", &Step::sin)
-        .def_rw("k", &Step::k)
-        .def_rw("v", &Step::v)
-        .def_rw("cache_dtype", &Step::cache_dtype)
-        .def_rw("block_len", &Step::block_len)
-        .def_rw("block_table", &Step::block_table)
-        .def_rw("table_columns", &Step::table_columns)
-        .def_rw("k_scale", &Step::k_scale)
-        .def_rw("v_scale", &Step::v_scale)
-        .def_rw("prior", &Step::prior)
-        .def_rw("start", &Step::start)
-        .def_rw("mask", &Step::mask)
-        .def_rw("slots", &Step::slots)
-        .def_rw("k_new", &Step::k_new)
-        .def_rw("v_new", &Step::v_new)
-        .def_rw("softmax_scale", &Step::softmax_scale)
-        .def_rw("attention_scale", &Step::attention_scale)
-        .def_rw("out", &Step::out);
-    bind_strides<&Step::mask_strides>(step, "mask_strides");
-    nb::class_<Projection> projection(m, "Projection");
-    projection.def(nb::init<>())
-        .def_rw("linear", &Projection::linear)
-        .def_rw("attention", &Projection::attention)
-        .def_rw("d_head", &Projection::d_head)
-        .def_rw("batch", &Projection::batch)
-        .def_rw("heads", &Projection::heads)
-        .def_rw("tokens", &Projection::tokens)
-        .def_rw("x_dtype", &Projection::x_dtype)
-        .def_rw("transposed_out", &Projection::transposed_out)
-        .def_rw("lnc", &Projection::lnc)
-        .def_rw("out", &Projection::out);
-    bind_strides<&Projection::strides>(projection, "strides");
 
-    m.def("address", &address, nb::arg("array"));
-    m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("step"));
-    m.def("output_projection", &output_projection, nb::arg("call"));
+    m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("x"), nb::arg("x_dtype"),
+          nb::arg("cos").none(), nb::arg("sin").none(), nb::arg("k"), nb::arg("v"),
+          nb::arg("cache_dtype"), nb::arg("k_scale"), nb::arg("v_scale"),
+          nb::arg("block_table").none(), nb::arg("block_len"), nb::arg("prior"),
+          nb::arg("start").none(), nb::arg("mask").none(), nb::arg("slots").none(),
+          nb::arg("softmax_scale"), nb::arg("attention_scale"), nb::arg("k_new"), nb::arg("v_new"),
+          nb::arg("out"));
+    m.def("output_projection", &output_projection, nb::arg("linear"), nb::arg("attention"),
+          nb::arg("x_dtype"), nb::arg("transposed_out"), nb::arg("lnc"), nb::arg("out"));
     m.def("isa", [] { return std::string(variant().isa); });
     m.def("runnable_isas", [] { return std::string(runnable_isas()); });
     m.def("set_isa", &set_isa_or_throw, nb::arg("name"));

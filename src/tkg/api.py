@@ -135,9 +135,7 @@ def attention_block_tkg(
         ValueError, TypeError: the call is illegal; all broken rules, and nothing was written.
         Unsupported: legal, but not on the backend asked for; every reason.
     """
-    arguments = dict(locals())
-    del arguments["backend"]
-    return run_block(block_call(arguments), backend)
+    return run_block(block_call(locals()), backend)
 
 
 def output_projection_tkg(
@@ -171,9 +169,7 @@ def output_projection_tkg(
     Raises:
         ValueError, TypeError, Unsupported: as `attention_block_tkg`.
     """
-    arguments = dict(locals())
-    del arguments["backend"]
-    return run_projection(projection_call(arguments), backend)
+    return run_projection(projection_call(locals()), backend)
 
 
 OPERATIONS: dict[Callable[..., Any], Callable[[dict[str, Any]], Call]] = {

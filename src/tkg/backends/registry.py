@@ -19,7 +19,7 @@ from tkg.contract.cost import Call
 from tkg.contract.errors import Unsupported
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Backend:
     """One row of the table.
 
@@ -81,10 +81,14 @@ def unavailable(backend: Backend) -> str | None:
 def unsupported(backend: Backend, call: Call) -> list[str]:
     """Every reason why a backend cannot run a legal call; empty if it can."""
     reason = unavailable(backend)
-    if reason is not None:
-        return [reason]
-    if call.device != "none" and call.device.split(":")[0] != backend.device:
-        return [f"it works on arrays on {backend.device}; these are on {call.device}"]
+    return _unsupported_here(backend, call) if reason is None else [reason]
+
+
+def _unsupported_here(backend: Backend, call: Call) -> list[str]:
+    """The same for a backend that can run on this machine."""
+    device = call.device
+    if device not in (backend.device, "none") and device.split(":")[0] != backend.device:
+        return [f"it works on arrays on {backend.device}; these are on {device}"]
     return list(load(backend).unsupported(call))
 
 
@@ -117,7 +121,7 @@ def choose(name: str | None, call: Call) -> Backend:
         Unsupported: that backend cannot run the call. There is no fallback to another.
     """
     backend = choose_for(name, call.device, call.operation)
-    reasons = unsupported(backend, call)
+    reasons = _unsupported_here(backend, call)
     if reasons:
         others = [other for other in BACKENDS if other is not backend]
         able = [other.name for other in others if not unsupported(other, call)]

@@ -26,6 +26,9 @@ _BITS = {
 }
 """Integer dtype of the same width, through which torch and NumPy share these types' memory."""
 
+_INT32 = np.dtype(np.int32)
+_SKIP_SLOT = np.array(dtypes.SKIP_SLOT)
+
 
 @dataclass(frozen=True)
 class ArraySpec:
@@ -69,9 +72,11 @@ class Float8E4M3:
         return f"Float8E4M3({tuple(self.bits.shape)}, {self.bits.device})"
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Array:
     """An array of a call: what it is, and where it lives.
+
+    Not to be changed; `frozen` would make it four times as slow to make, some ten times a call.
 
     Attributes:
         shape: the shape.
@@ -110,7 +115,8 @@ class Array:
             return self.source
         torch = sys.modules["torch"]
         tensor = self.source.bits if isinstance(self.source, Float8E4M3) else self.source
-        tensor = tensor.detach()
+        if tensor.requires_grad:
+            tensor = tensor.detach()
         bits = _BITS.get(self.dtype)
         if bits is None:
             return tensor.numpy()
@@ -162,18 +168,18 @@ def as_array(value: Any) -> Array | None:
         TypeError: anything else. Lists and scalars are not converted: an array that was made in
             passing could not be updated in place.
     """
-    if value is None or isinstance(value, Array):
-        return value
     if isinstance(value, np.ndarray):
         return Array(value.shape, _dtype_name(value.dtype), "numpy", "cpu", value)
+    if value is None or isinstance(value, Array):
+        return value
     if isinstance(value, ArraySpec):
         return Array(value.shape, value.dtype, "spec", "none", value)
     if isinstance(value, Float8E4M3):
-        shape, device = tuple(value.bits.shape), str(value.bits.device)
-        return Array(shape, dtypes.FLOAT8_E4M3, "torch", device, value)
+        bits = value.bits
+        return Array(tuple(bits.shape), dtypes.FLOAT8_E4M3, "torch", _device(bits), value)
     name = _torch_dtype(value)
     if name is not None:
-        return Array(tuple(value.shape), name, "torch", str(value.device), value)
+        return Array(tuple(value.shape), name, "torch", _device(value), value)
     raise TypeError(
         f"must be a NumPy array or a torch tensor; got {type(value).__module__}."
         f"{type(value).__qualname__}"
@@ -182,9 +188,11 @@ def as_array(value: Any) -> Array | None:
 
 def index_values(array: Array) -> np.ndarray:
     """A new int64 array of an index array's values, 2^32-1 (unsigned "none") turned into -1."""
-    values = array.values().astype(np.int64)
-    values[values == dtypes.SKIP_SLOT] = -1
-    return values
+    values = array.values()
+    wide = values.astype(np.int64)
+    if values.dtype != _INT32:  # which holds no 2^32-1
+        wide[wide == _SKIP_SLOT] = -1
+    return wide
 
 
 def library(array: Array) -> Any:
@@ -212,4 +220,13 @@ def _torch_dtype(value: Any) -> str | None:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(value, torch.Tensor):
         return None
-    return str(value.dtype).removeprefix("torch.")
+    return _torch_name(value.dtype)
+
+
+@functools.cache
+def _torch_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _device(tensor: Any) -> str:
+    return "cpu" if tensor.is_cpu else str(tensor.device)

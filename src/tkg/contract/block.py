@@ -6,7 +6,6 @@ gets a `BlockCall` and nothing else.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +13,24 @@ import numpy as np
 
 from tkg.contract.arrays import AnyArray, Array, as_array, index_values
 from tkg.contract.cache import KVCache
+from tkg.contract.once import once
 from tkg.contract.quantization import QuantizationType
 
 
 class Part:
-    """A named part of a block: turns the arrays that its fields name into `Array` handles."""
+    """A named part of a block: turns the arrays that its fields hold into `Array` handles.
+
+    `_arrays` names those fields, `_parts` the fields that hold other parts.
+    """
 
     _arrays: tuple[str, ...] = ()
+    _parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self._arrays:
-            object.__setattr__(self, name, as_array(getattr(self, name)))
+            value = getattr(self, name)
+            if value is not None and value.__class__ is not Array:
+                object.__setattr__(self, name, as_array(value))
 
 
 @dataclass(frozen=True)
@@ -160,8 +166,9 @@ class Block(Part):
     skip_attention: bool = False
     prepared: Any = field(default=None, repr=False, compare=False)
     _arrays = ("sink",)
+    _parts = ("qkv", "out", "input_norm", "pre_rope_norm", "post_rope_norm")
 
-    @functools.cached_property
+    @once
     def arrays(self) -> dict[str, Array]:
         """Every array of the layer by its field's name."""
         return arrays_of(self)
@@ -201,11 +208,11 @@ class BlockCall(Part):
 
     operation = "attention_block_tkg"
 
-    @property
+    @once
     def batch(self) -> int:
         return self.x.shape[0]
 
-    @property
+    @once
     def tokens(self) -> int:
         """S_tkg."""
         return self.x.shape[1]
@@ -219,7 +226,7 @@ class BlockCall(Part):
         table = self.cache.block_table
         return length if table is None else table.shape[1] * length
 
-    @property
+    @once
     def prior(self) -> int:
         """Cache slots in S_ctx: `S_ctx - S_tkg`."""
         return self.context - self.tokens
@@ -228,19 +235,19 @@ class BlockCall(Part):
         """Whether the checks may look at an array's values."""
         return array.on_host or (self.validate and array.kind != "spec")
 
-    @functools.cached_property
+    @once
     def positions(self) -> np.ndarray | None:
         """`pos_ids` as int64, -1 for "none"; `None` with a mask, or where it is not `readable`."""
         if self.pos_ids is None or not self.readable(self.pos_ids):
             return None
         return index_values(self.pos_ids)
 
-    @functools.cached_property
+    @once
     def start(self) -> np.ndarray | None:
         """`[B]` int64: valid cache slots of each row, -1 for a padded row; `None` with a mask."""
         return None if self.positions is None else np.ascontiguousarray(self.positions[:, 0])
 
-    @functools.cached_property
+    @once
     def slots(self) -> np.ndarray | None:
         """`[B, S_tkg]` int64: where each token goes, -1 for nowhere; `None` for no update, or
         where `slot_ids` is not `readable`."""
@@ -252,8 +259,8 @@ class BlockCall(Part):
         slots = index_values(ids)
         if slots.shape[1] < self.tokens:
             slots = np.where(slots == -1, -1, slots + np.arange(self.tokens))
-        if self.start is not None:
-            slots = np.where(self.start[:, None] == -1, -1, slots)
+        if self.start is not None and -1 in self.start.tolist():
+            slots[self.start == -1] = -1
         return np.ascontiguousarray(slots)
 
     def out_shape(self) -> tuple[int, ...]:
@@ -263,27 +270,27 @@ class BlockCall(Part):
             return self.batch, block.heads.q, block.heads.d_head, self.tokens
         return projection_shape(block.out.weight.shape[1], rows, block.transposed_out, block.lnc)
 
-    @functools.cached_property
-    def own_arrays(self) -> dict[str, Array]:
-        """The arrays of this step, without the layer's, by their fields' names."""
+    @property
+    def own_arrays(self) -> tuple[tuple[str, Array | None], ...]:
+        """The arrays that this step may have, without the layer's, by their fields' names."""
         cache = self.cache
-        found = {
-            "x": self.x,
-            "cos": self.cos,
-            "sin": self.sin,
-            "cache.k": cache.k,
-            "cache.v": cache.v,
-            "cache.block_table": cache.block_table,
-            "mask": self.mask,
-            "pos_ids": self.pos_ids,
-            "slot_ids": self.slot_ids,
-        }
-        return {field: array for field, array in found.items() if array is not None}
+        return (
+            ("x", self.x),
+            ("cos", self.cos),
+            ("sin", self.sin),
+            ("cache.k", cache.k),
+            ("cache.v", cache.v),
+            ("cache.block_table", cache.block_table),
+            ("mask", self.mask),
+            ("pos_ids", self.pos_ids),
+            ("slot_ids", self.slot_ids),
+        )
 
     @property
     def arrays(self) -> dict[str, Array]:
         """Every array of the call by its field's name."""
-        return self.own_arrays | self.block.arrays
+        own = {field: array for field, array in self.own_arrays if array is not None}
+        return own | self.block.arrays
 
     @property
     def device(self) -> str:
@@ -302,13 +309,15 @@ def projection_shape(hidden: int, rows: int, transposed: bool, lnc: int) -> tupl
     return (128, lnc, hidden // lnc // 128, rows) if transposed else (rows, hidden)
 
 
-def arrays_of(part: Any, prefix: str = "") -> dict[str, Array]:
+def arrays_of(part: Part, prefix: str = "") -> dict[str, Array]:
     """Every array of a part and of the parts in it, by its field's dotted name."""
     found: dict[str, Array] = {}
-    for name in part.__dataclass_fields__:
-        value = getattr(part, name)
-        if isinstance(value, Array):
-            found[prefix + name] = value
-        elif isinstance(value, Part):
-            found |= arrays_of(value, f"{prefix}{name}.")
+    for name in part._parts:
+        inner = getattr(part, name)
+        if inner is not None:
+            found |= arrays_of(inner, f"{prefix}{name}.")
+    for name in part._arrays:
+        array = getattr(part, name)
+        if array is not None:
+            found[prefix + name] = array
     return found

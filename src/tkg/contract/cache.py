@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 from tkg.contract import dtypes
 from tkg.contract.arrays import AnyArray, Array, as_array
 from tkg.contract.errors import Rules
+from tkg.contract.once import once
 from tkg.contract.quantization import KVScale
 
 
@@ -100,14 +100,14 @@ class KVCache:
             return "block"
         return "flat, K transposed" if self.transposed else "flat"
 
-    @functools.cached_property
+    @once
     def is_sound(self) -> bool:
         """Whether the cache by itself breaks no rule."""
         rules = Rules("KVCache")
         check_cache(rules, self)
         return rules.unbroken
 
-    @functools.cached_property
+    @once
     def geometry(self) -> Geometry:
         """What the shapes mean. Only for a cache whose shapes are right."""
         shape = self.v.shape
@@ -117,12 +117,12 @@ class KVCache:
         kv_heads = shape[1] if len(shape) == 4 else 1
         return Geometry(shape[0], shape[-2], kv_heads, shape[-1])
 
-    @functools.cached_property
+    @once
     def k_slots(self) -> np.ndarray:
         """K as a view `[outer, length, kv_heads, d_head]` of the user's memory."""
         return self._slots(self.k.numpy(), self.transposed)
 
-    @functools.cached_property
+    @once
     def v_slots(self) -> np.ndarray:
         """V as a view `[outer, length, kv_heads, d_head]` of the user's memory."""
         return self._slots(self.v.numpy(), False)
@@ -145,74 +145,49 @@ def as_given(array: np.ndarray) -> Array:
 def check_cache(rules: Rules, cache: KVCache) -> Geometry | None:
     """Check a cache by itself. Returns its geometry if the shapes make sense."""
     k, v = cache.k, cache.v
-    dtype_ok = rules.check(
-        v.dtype in dtypes.FLOATS + dtypes.FP8,
-        "cache.v",
-        f"must have dtype {', '.join(dtypes.FLOATS + dtypes.FP8)}",
-        v.dtype,
-        about_type=True,
-    )
-    dtype_ok &= rules.check(
-        k.dtype == v.dtype,
-        "cache.k",
-        f"must have the dtype of {rules.name('cache.v')} ({v.dtype})",
-        k.dtype,
-        about_type=True,
-    )
-    if dtype_ok:
-        _check_scale(rules, cache)
-    rules.check(
-        not (cache.transposed and cache.block_table is not None),
-        "cache.transposed",
-        f"must be False for a block cache ({rules.name('cache.block_table')} is given)",
-        True,
-    )
-    rules.check(
-        k.source is not v.source,
-        "cache.v",
-        f"must not be the same array as {rules.name('cache.k')}",
-        "one array for both",
-    )
-    if not rules.check(
-        v.ndim in (3, 4) and min(v.shape) > 0,
-        "cache.v",
-        f"must be {_expected(cache)}, all sizes at least 1",
-        f"shape {v.shape}",
-    ):
+    _check_dtypes(rules, cache)
+    if cache.transposed and cache.block_table is not None:
+        rule = f"must be False for a block cache ({rules.name('cache.block_table')} is given)"
+        rules.broken("cache.transposed", rule, True)
+    if k.source is v.source:
+        rule = f"must not be the same array as {rules.name('cache.k')}"
+        rules.broken("cache.v", rule, "one array for both")
+    if v.ndim not in (3, 4) or min(v.shape) == 0:
+        rule = f"must be {_expected(cache)}, all sizes at least 1"
+        rules.broken("cache.v", rule, f"shape {v.shape}")
         return None
     k_shape = v.shape
     if cache.transposed and cache.block_table is None:
         k_shape = (*v.shape[:-2], v.shape[-1], v.shape[-2])
-    if not rules.check(
-        k.shape == k_shape,
-        "cache.k",
-        f"must have shape {k_shape} to go with {rules.name('cache.v')} of shape {v.shape} "
-        f"({cache.layout} cache)",
-        f"shape {k.shape}",
-    ):
+    if k.shape != k_shape:
+        rule = f"must have shape {k_shape} to go with {rules.name('cache.v')} of shape {v.shape}"
+        rules.broken("cache.k", f"{rule} ({cache.layout} cache)", f"shape {k.shape}")
         return None
     geometry = cache.geometry
-    rules.check(geometry.d_head % 2 == 0, "cache.v", "must have an even d_head", geometry.d_head)
+    if geometry.d_head % 2:
+        rules.broken("cache.v", "must have an even d_head", geometry.d_head)
     return geometry
 
 
-def _check_scale(rules: Rules, cache: KVCache) -> None:
-    names = f"{rules.name('cache.scale.k')} and {rules.name('cache.scale.v')}"
-    if cache.v.dtype in dtypes.FP8:
-        rules.check(
-            cache.scale is not None,
-            "cache.scale",
-            f"({names}) must be given for an FP8 cache",
-            "None",
-            "They are multipliers applied before the cast to FP8 (see docs/fp8.md)",
-        )
-    else:
-        rules.check(
-            cache.scale is None,
-            "cache.scale",
-            f"({names}) goes with an FP8 cache only",
-            f"a scale and a {cache.v.dtype} cache",
-        )
+def _check_dtypes(rules: Rules, cache: KVCache) -> None:
+    k, v = cache.k, cache.v
+    if v.dtype not in dtypes.FLOATS + dtypes.FP8:
+        rule = f"must have dtype {', '.join(dtypes.FLOATS + dtypes.FP8)}"
+        rules.broken("cache.v", rule, v.dtype, about_type=True)
+    if k.dtype != v.dtype:
+        rule = f"must have the dtype of {rules.name('cache.v')} ({v.dtype})"
+        rules.broken("cache.k", rule, k.dtype, about_type=True)
+    elif v.dtype in dtypes.FP8 and cache.scale is None:
+        rule = f"({_scales(rules)}) must be given for an FP8 cache"
+        fix = "They are multipliers applied before the cast to FP8 (see docs/fp8.md)"
+        rules.broken("cache.scale", rule, "None", fix)
+    elif v.dtype in dtypes.FLOATS and cache.scale is not None:
+        rule = f"({_scales(rules)}) goes with an FP8 cache only"
+        rules.broken("cache.scale", rule, f"a scale and a {v.dtype} cache")
+
+
+def _scales(rules: Rules) -> str:
+    return f"{rules.name('cache.scale.k')} and {rules.name('cache.scale.v')}"
 
 
 def _expected(cache: KVCache) -> str:

@@ -51,17 +51,17 @@ class Rules:
         """The caller's spelling of `field`."""
         return self._names.get(field, field)
 
-    def check(
-        self, ok: bool, field: str, rule: str, got: Any, fix: str = "", *, about_type: bool = False
+    def broken(
+        self, field: str, rule: str, got: Any, fix: str = "", *, about_type: bool = False
     ) -> bool:
-        """Record a broken rule unless `ok`. Returns `ok`, so that later checks can depend on it.
+        """Record a broken rule; `rule` reads after the argument's name: "must be ...".
 
-        `rule` reads after the argument's name: "must be ...".
+        Returns False: `ok or rules.broken(...)` is whether the rule holds, and makes the texts of
+        a broken one only.
         """
-        if not ok:
-            text = f"{self.name(field)} {rule}; got {got}"
-            self._broken.append((about_type, f"{text}. {fix}" if fix else text))
-        return bool(ok)
+        text = f"{self.name(field)} {rule}; got {got}"
+        self._broken.append((about_type, f"{text}. {fix}" if fix else text))
+        return False
 
     @property
     def unbroken(self) -> bool:

@@ -66,22 +66,30 @@ _ARRAYS = (
     *("kv_cache_update_idx", "k_scale", "v_scale", "W_out", "bias_out"),
     *("weight_dequant_scale_out", "input_dequant_scale_out"),
 )
+_KINDS = ("quantization_type_qkv", "quantization_type_out")
+
+_WEIGHTS = (
+    ("rmsnorm_X_enabled", "rmsnorm_X_gamma"),
+    ("rmsnorm_QK_pre_rope_enabled", "rmsnorm_QK_pre_rope_W_Q"),
+    ("rmsnorm_QK_pre_rope_enabled", "rmsnorm_QK_pre_rope_W_K"),
+    ("rmsnorm_QK_post_rope_enabled", "rmsnorm_QK_post_rope_W_Q"),
+    ("rmsnorm_QK_post_rope_enabled", "rmsnorm_QK_post_rope_W_K"),
+)
+"""A norm's weights, each behind the switch of its norm."""
 
 
 def block_call(arguments: Mapping[str, Any]) -> BlockCall:
     """The validated call object of `attention_block_tkg`'s keyword arguments.
 
     Args:
-        arguments: every keyword of `tkg.attention_block_tkg` but `backend`.
+        arguments: every keyword of `tkg.attention_block_tkg`; `backend` is not looked at.
 
     Raises:
         ValueError, TypeError: with all broken rules.
     """
     rules = Rules(BlockCall.operation, BLOCK_NAMES)
-    args = with_handles(rules, arguments, _ARRAYS)
-    for name in ("X", "W_qkv", "K_cache", "V_cache"):
-        rules.check(args[name] is not None, name, "must be given", "None")
-    rules.raise_broken()
+    args = with_handles(rules, arguments, _ARRAYS, _KINDS)
+    require(rules, args, ("X", "W_qkv", "K_cache", "V_cache"))
     _check_on_chip_only(rules, args)
     _check_belongings(rules, args)
     cache = KVCache(
@@ -111,57 +119,68 @@ def block_call(arguments: Mapping[str, Any]) -> BlockCall:
 
 
 def with_handles(
-    rules: Rules, arguments: Mapping[str, Any], arrays: tuple[str, ...]
+    rules: Rules, arguments: Mapping[str, Any], arrays: tuple[str, ...], kinds: tuple[str, ...]
 ) -> dict[str, Any]:
-    """`arguments` with a handle in place of every array; raises if some are no arrays."""
+    """`arguments` with a handle in place of every array.
+
+    `arrays` and `kinds` name the arguments that must be arrays or None, and `QuantizationType`s;
+    raises if some are not.
+    """
     args = dict(arguments)
     for name in arrays:
+        value = args[name]
+        if value is None:
+            continue
         try:
-            args[name] = as_array(args[name])
+            args[name] = as_array(value)
         except TypeError as error:
             rule, _, got = str(error).partition("; got ")
-            rules.check(False, name, rule, got, about_type=True)
-    for name, value in args.items():
-        if name.startswith("quantization_type"):
-            ok = isinstance(value, QuantizationType)
-            rules.check(ok, name, "must be a QuantizationType", repr(value), about_type=True)
+            rules.broken(name, rule, got, about_type=True)
+    for name in kinds:
+        if not isinstance(args[name], QuantizationType):
+            rules.broken(name, "must be a QuantizationType", repr(args[name]), about_type=True)
     rules.raise_broken()
     return args
 
 
+def require(rules: Rules, args: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raise if one of these arguments is not given."""
+    for name in names:
+        if args[name] is None:
+            rules.broken(name, "must be given", "None")
+    rules.raise_broken()
+
+
 def _check_on_chip_only(rules: Rules, args: Mapping[str, Any]) -> None:
-    fix = "It keeps data on chip between kernels; on the host, leave it out"
     for name, neutral in (("out_in_sb", False), ("sbm", None)):
-        rule = "exists only inside an NKI kernel"
-        rules.check(args[name] == neutral, name, rule, repr(args[name]), fix)
+        if args[name] != neutral:
+            rule = "exists only inside an NKI kernel"
+            fix = "It keeps data on chip between kernels; on the host, leave it out"
+            rules.broken(name, rule, repr(args[name]), fix)
 
 
 def _check_belongings(rules: Rules, args: Mapping[str, Any]) -> None:
     """Check that no argument is given whose owner is switched off: it would be ignored."""
-    norms = "rmsnorm_X", "rmsnorm_QK_pre_rope", "rmsnorm_QK_post_rope"
-    for norm in norms:
-        for weight in ("gamma", "W_Q", "W_K"):
-            name = f"{norm}_{weight}"
-            ok = args[f"{norm}_enabled"] or args.get(name) is None
-            rules.check(ok, name, f"needs {norm}_enabled=True", args.get(name))
+    for switch, name in _WEIGHTS:
+        if args[name] is not None and not args[switch]:
+            rules.broken(name, f"needs {switch}=True", args[name])
     _check_pair(rules, args, "cos", "sin")
     _check_pair(rules, args, "k_scale", "v_scale")
     if args["W_out"] is None:
         for name in ("bias_out", "weight_dequant_scale_out", "input_dequant_scale_out"):
-            rules.check(args[name] is None, name, "needs W_out", args[name])
+            if args[name] is not None:
+                rules.broken(name, "needs W_out", args[name])
         kind = args["quantization_type_out"]
-        ok = kind is QuantizationType.NONE
-        rules.check(ok, "quantization_type_out", "needs W_out", kind.name)
-    if args["update_cache"]:
-        slots = args["kv_cache_update_idx"]
-        rule = "must be given with update_cache=True"
-        rules.check(slots is not None, "slot_ids", rule, "None")
+        if kind is not QuantizationType.NONE:
+            rules.broken("quantization_type_out", "needs W_out", kind.name)
+    if args["update_cache"] and args["kv_cache_update_idx"] is None:
+        rules.broken("slot_ids", "must be given with update_cache=True", "None")
 
 
 def _check_pair(rules: Rules, args: Mapping[str, Any], one: str, other: str) -> None:
     if (args[one] is None) != (args[other] is None):
         given, missing = (one, other) if args[other] is None else (other, one)
-        rules.check(False, missing, f"must be given together with {given}", "None")
+        rules.broken(missing, f"must be given together with {given}", "None")
 
 
 def _kv_scale(rules: Rules, args: Mapping[str, Any]) -> KVScale | None:
@@ -180,9 +199,8 @@ def _scale_value(
     if scale is None:
         return None
     check_dtype(rules, name, scale, dtypes.FLOATS)
-    shapes = tuple((rows, 1) for rows in SCALE_ROWS)
-    rule = "must have shape (1, 1) or (128, 1)"
-    if not rules.check(scale.shape in shapes, name, rule, f"shape {scale.shape}"):
+    if scale.shape not in tuple((rows, 1) for rows in SCALE_ROWS):
+        rules.broken(name, "must have shape (1, 1) or (128, 1)", f"shape {scale.shape}")
         return None
     if scale.kind == "spec":
         return scale.first()
@@ -190,8 +208,8 @@ def _scale_value(
         return scale
     check_equal_rows(rules, name, scale)
     value = scale.first()
-    ok = math.isfinite(value) and value > 0
-    rules.check(ok, name, "must be positive and finite", value)
+    if not (math.isfinite(value) and value > 0):
+        rules.broken(name, "must be positive and finite", value)
     return value
 
 
@@ -201,8 +219,14 @@ def _block(args: Mapping[str, Any], cache: KVCache) -> Block:
     scale = args["softmax_scale"]
     return Block(
         heads=heads,
-        qkv=_linear(args, "qkv"),
-        out=None if args["W_out"] is None else _linear(args, "out"),
+        qkv=Linear(
+            args["W_qkv"],
+            args["bias_qkv"],
+            args["quantization_type_qkv"],
+            args["weight_dequant_scale_qkv"],
+            args["input_dequant_scale_qkv"],
+        ),
+        out=_output_projection(args),
         softmax_scale=1.0 / math.sqrt(heads.d_head) if scale is None else scale,
         input_norm=_input_norm(args),
         hidden_dim_actual=args["X_hidden_dim_actual"],
@@ -225,13 +249,15 @@ def _heads(weight: Array, kv_heads: int, d_head: int) -> Heads:
     return Heads(max(groups, 1) * kv_heads, kv_heads, d_head)
 
 
-def _linear(args: Mapping[str, Any], suffix: str) -> Linear:
+def _output_projection(args: Mapping[str, Any]) -> Linear | None:
+    if args["W_out"] is None:
+        return None
     return Linear(
-        args[f"W_{suffix}"],
-        args[f"bias_{suffix}"],
-        args[f"quantization_type_{suffix}"],
-        args[f"weight_dequant_scale_{suffix}"],
-        args[f"input_dequant_scale_{suffix}"],
+        args["W_out"],
+        args["bias_out"],
+        args["quantization_type_out"],
+        args["weight_dequant_scale_out"],
+        args["input_dequant_scale_out"],
     )
 
 

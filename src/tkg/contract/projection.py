@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,16 @@ from typing import Any
 from tkg.contract import dtypes
 from tkg.contract.arrays import AnyArray, Array
 from tkg.contract.block import Linear, Part, arrays_of, projection_shape
-from tkg.contract.block_rules import check_transposed
+from tkg.contract.block_rules import check_lnc, check_transposed
 from tkg.contract.errors import Rules
-from tkg.contract.keywords import with_handles
+from tkg.contract.keywords import require, with_handles
 from tkg.contract.linear_rules import (
     check_dtype,
     check_linear,
     check_one_kind,
     check_rows,
 )
+from tkg.contract.once import once
 
 PROJECTION_NAMES = {
     "projection.weight": "weight",
@@ -55,10 +55,10 @@ class ProjectionCall(Part):
         hidden = self.projection.weight.shape[1]
         return projection_shape(hidden, batch * tokens, self.transposed_out, self.lnc)
 
-    @functools.cached_property
+    @once
     def arrays(self) -> dict[str, Array]:
         """Every array of the call by its field's name."""
-        return arrays_of(self)
+        return {"attention": self.attention} | arrays_of(self.projection, "projection.")
 
     @property
     def device(self) -> str:
@@ -78,13 +78,11 @@ def projection_call(arguments: Mapping[str, Any]) -> ProjectionCall:
     """
     rules = Rules(ProjectionCall.operation, PROJECTION_NAMES)
     arrays = ("attention", "weight", "bias", "weight_scale", "input_scale")
-    args = with_handles(rules, arguments, arrays)
-    for name in ("attention", "weight"):
-        rules.check(args[name] is not None, name, "must be given", "None")
-    rules.raise_broken()
-    fix = "On the host, leave it out"
-    rule = "exists only inside an NKI kernel"
-    rules.check(not args["OUT_IN_SB"], "OUT_IN_SB", rule, args["OUT_IN_SB"], fix)
+    args = with_handles(rules, arguments, arrays, ("quantization_type",))
+    require(rules, args, ("attention", "weight"))
+    if args["OUT_IN_SB"]:
+        fix = "On the host, leave it out"
+        rules.broken("OUT_IN_SB", "exists only inside an NKI kernel", args["OUT_IN_SB"], fix)
     linear = Linear(
         args["weight"],
         args["bias"],
@@ -98,27 +96,24 @@ def projection_call(arguments: Mapping[str, Any]) -> ProjectionCall:
 
 def checked_projection(rules: Rules, call: ProjectionCall) -> ProjectionCall:
     """Check a projection call; raise all broken rules, or return the call."""
-    rules.check(call.lnc in (1, 2), "lnc", "must be 1 or 2", call.lnc)
+    check_lnc(rules, call.lnc)
     if check_linear(rules, "projection", call.projection, rows=None, sections=1):
         check_transposed(rules, call.projection, call.transposed_out, call.lnc)
-    check_one_kind(rules, call.arrays)
+    check_one_kind(rules, call.arrays.items())
     return checked_attention(rules, call)
 
 
 def checked_attention(rules: Rules, call: ProjectionCall) -> ProjectionCall:
     """Check what changes from call to call; raise all broken rules, or return the call."""
-    attention, weight = call.attention, call.projection.weight
+    attention = call.attention
     check_dtype(rules, "attention", attention, dtypes.FLOATS)
-    if rules.check(
-        attention.ndim == 4 and min(attention.shape) > 0,
-        "attention",
-        "must be [D, B, N, S], all sizes at least 1",
-        f"shape {attention.shape}",
-    ):
+    if attention.ndim == 4 and min(attention.shape) > 0:
         d_head, _, heads, _ = attention.shape
-        check_rows(
-            rules, "projection", call.projection, heads * d_head, f"N * D = {heads} * {d_head}"
-        )
-    check_one_kind(rules, {"attention": attention, "projection.weight": weight})
+        check_rows(rules, "projection", call.projection, ("N * D", heads, d_head))
+    else:
+        rule = "must be [D, B, N, S], all sizes at least 1"
+        rules.broken("attention", rule, f"shape {attention.shape}")
+    weight = call.projection.weight
+    check_one_kind(rules, (("attention", attention), ("projection.weight", weight)))
     rules.raise_broken()
     return call

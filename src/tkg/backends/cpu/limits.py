@@ -21,7 +21,7 @@ def unsupported(call: Call) -> list[str]:
 
 
 def _block_reasons(call: BlockCall) -> list[str]:
-    name, block = BLOCK_NAMES, call.block
+    name, block, cache = BLOCK_NAMES, call.block, call.cache
     found = _weight_reasons(name["qkv.weight"], block.qkv)
     if block.out is not None:
         found += _weight_reasons(name["out.weight"], block.out)
@@ -29,13 +29,11 @@ def _block_reasons(call: BlockCall) -> list[str]:
         found.append(f"d_head is at most {MAX_D_HEAD}; this is {block.heads.d_head}")
     if call.tokens > MAX_TOKENS:
         found.append(f"S_tkg is at most {MAX_TOKENS}; this is {call.tokens}")
-    inner = "S_max_ctx" if call.cache.transposed else "d_head"
-    for field, array, axis in (
-        ("cache.k", call.cache.k, inner),
-        ("cache.v", call.cache.v, "d_head"),
-    ):
-        if not _innermost_contiguous(array):
-            found.append(f"{name[field]}'s innermost axis ({axis}) must be contiguous in memory")
+    if not _innermost_contiguous(cache.k):
+        inner = "S_max_ctx" if cache.transposed else "d_head"
+        found.append(f"{name['cache.k']}'s innermost axis ({inner}) must be contiguous in memory")
+    if not _innermost_contiguous(cache.v):
+        found.append(f"{name['cache.v']}'s innermost axis (d_head) must be contiguous in memory")
     return found
 
 

@@ -1,11 +1,12 @@
-"""Layers and projections in the core's form: addresses, and small vectors as float32.
+"""Layers and projections in the core's form.
 
-Weights stay where they are; what is small is copied. A `Prepared` object keeps alive every array
-whose address it holds.
+Weights stay where they are; what is small becomes float32. A `Prepared` object keeps alive every
+array that the core's form points into.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,22 +21,17 @@ from tkg.contract.block import Block, Linear, QKNorm
 class Prepared:
     """The core's `Layer` or `Linear`, and the arrays that it points into."""
 
-    part: Any
+    part: Any = None
     arrays: list[np.ndarray] = field(default_factory=list)
 
-    def address(self, array: np.ndarray) -> int:
-        """The address of an array that is kept alive from now on."""
+    def keep(self, array: np.ndarray) -> np.ndarray:
+        """The same array, kept alive from now on."""
         self.arrays.append(array)
-        return address(array)
+        return array
 
-    def vector(self, array: Array | None) -> int:
-        """The address of all elements of a small array, as float32; 0 for `None`."""
-        return 0 if array is None else self.address(float32(array.numpy()))
-
-
-def address(array: np.ndarray) -> int:
-    """Where an array's first element is."""
-    return core().address(array)
+    def vector(self, array: Array | None) -> np.ndarray | None:
+        """All elements of a small array, as float32; `None` for `None`."""
+        return None if array is None else self.keep(float32(array.numpy()))
 
 
 def float32(values: np.ndarray) -> np.ndarray:
@@ -43,56 +39,60 @@ def float32(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values, np.float32)
 
 
+@functools.cache
+def core_dtype(name: str) -> Any:
+    """The core's word for a dtype of the contract."""
+    return getattr(core().DType, name)
+
+
 def prepare(part: Block | Linear) -> Prepared:
     """The core's form of a block or a projection."""
+    prepared = Prepared()
     if isinstance(part, Linear):
-        prepared = Prepared(core().Linear())
-        columns = part.weight.shape[1]
-        _fill_linear(prepared, prepared.part, part, part.weight.shape[0], (columns,))
-        return prepared
-    return _prepare_block(part)
-
-
-def _prepare_block(block: Block) -> Prepared:
-    module = core()
-    layer = module.Layer()
-    prepared = Prepared(layer)
-    heads = block.heads
-    _fill_linear(prepared, layer.qkv, block.qkv, block.hidden, heads.sections())
-    if block.out is not None:
-        features = heads.q * heads.d_head
-        _fill_linear(prepared, layer.out, block.out, features, (block.out.weight.shape[1],))
-    if block.input_norm is not None:
-        layer.input_norm.eps = block.input_norm.eps
-        layer.input_norm.weight = prepared.vector(block.input_norm.weight)
-    _fill_qk_norm(prepared, layer.pre_q, layer.pre_k, block.pre_rope_norm)
-    _fill_qk_norm(prepared, layer.post_q, layer.post_k, block.post_rope_norm)
-    layer.q_heads, layer.kv_heads, layer.d_head = heads.q, heads.kv, heads.d_head
-    layer.rope = getattr(module.Rope, block.rope or "none")
-    layer.sink = prepared.vector(block.sink)
-    layer.window = block.sliding_window or 0
-    layer.transposed_out, layer.lnc = block.transposed_out, block.lnc
-    layer.skip_attention = block.skip_attention
+        features, columns = part.weight.shape
+        prepared.part = _linear(prepared, part, features, (columns,))
+    else:
+        prepared.part = _layer(prepared, part)
     return prepared
 
 
-def _fill_linear(
-    prepared: Prepared, target: Any, linear: Linear, rows: int, sections: tuple[int, ...]
-) -> None:
-    weight = linear.weight.numpy()
-    target.weight = prepared.address(weight)
-    target.dtype = getattr(core().DType, linear.weight.dtype)
-    target.in_features, target.out_features = rows, weight.shape[1]
-    target.row_stride = weight.strides[0] // weight.itemsize
-    target.bias = prepared.vector(linear.bias)
+def _layer(prepared: Prepared, block: Block) -> Any:
+    module, heads = core(), block.heads
+    layer = module.Layer()
+    layer.qkv = _linear(prepared, block.qkv, block.hidden, heads.sections())
+    if block.out is not None:
+        columns = block.out.weight.shape[1]
+        layer.out = _linear(prepared, block.out, heads.q * heads.d_head, (columns,))
+    if block.input_norm is not None:
+        weight = prepared.vector(block.input_norm.weight)
+        layer.input_norm = module.Norm(weight, block.input_norm.eps)
+    if block.pre_rope_norm is not None:
+        layer.pre_q, layer.pre_k = _qk_norm(prepared, block.pre_rope_norm)
+    if block.post_rope_norm is not None:
+        layer.post_q, layer.post_k = _qk_norm(prepared, block.post_rope_norm)
+    layer.q_heads, layer.kv_heads, layer.d_head = heads.q, heads.kv, heads.d_head
+    layer.rope = getattr(module.Rope, block.rope or "none")
+    if block.sink is not None:
+        layer.set_sink(prepared.vector(block.sink))
+    layer.window = block.sliding_window or 0
+    layer.transposed_out, layer.lnc = block.transposed_out, block.lnc
+    layer.skip_attention = block.skip_attention
+    return layer
+
+
+def _linear(prepared: Prepared, linear: Linear, rows: int, sections: tuple[int, ...]) -> Any:
     scale = linear.column_scale(sections)
-    if scale is not None:
-        target.column_scale = prepared.address(float32(scale))
-    target.input_scale = linear.input_scale_value() or 0.0
+    return core().Linear(
+        prepared.keep(linear.weight.numpy()),
+        core_dtype(linear.weight.dtype),
+        in_features=rows,
+        bias=prepared.vector(linear.bias),
+        column_scale=None if scale is None else prepared.keep(float32(scale)),
+        input_scale=linear.input_scale_value() or 0.0,
+    )
 
 
-def _fill_qk_norm(prepared: Prepared, q: Any, k: Any, norm: QKNorm | None) -> None:
-    if norm is None:
-        return
-    q.eps = k.eps = norm.eps
-    q.weight, k.weight = prepared.vector(norm.q_weight), prepared.vector(norm.k_weight)
+def _qk_norm(prepared: Prepared, norm: QKNorm) -> tuple[Any, Any]:
+    weights = prepared.vector(norm.q_weight), prepared.vector(norm.k_weight)
+    q, k = (core().Norm(weight, norm.eps) for weight in weights)
+    return q, k
