@@ -17,6 +17,7 @@ from tkg.bench import end_to_end, engines
 from tkg.bench.end_to_end import PROMPT, Speed, agreeing, records
 from tkg.bench.engines import ENGINES, EngineKind, Generation
 from tkg.bench.engines.bf16_file import write_bf16
+from tkg.bench.passage import TEXT
 from tkg.cli import bench_end_to_end as command
 from tkg.cli.commands import commands
 from tkg.runner.download import default_model
@@ -32,10 +33,15 @@ class FakeWriter:
         assert prompt == PROMPT
         return Generation(self.text, 30, self.seconds)
 
+    def losses(self, text: str) -> np.ndarray | None:
+        assert text == TEXT
+        return LOSSES[self.seconds]
+
 
 FAST = EngineKind("tkg", "bfloat16", "fast")
 SLOW = EngineKind("other", "bfloat16", "slow")
 ABSENT = EngineKind("gone", "int4", "gone", "no_such_package", "pip install gone")
+LOSSES = {0.5: np.array([1.0, 3.0, 2.0]), 2.0: np.array([1.1, 3.4, 2.1]), 1.0: None}
 TEXTS = {"fast": (RIGHT, 0.5), "slow": (RIGHT[:70] + "y", 2.0)}
 
 
@@ -60,6 +66,16 @@ def test_rates_and_agreement(fakes: None) -> None:
     assert fast["runs"] == slow["runs"] == 3
     assert absent["state"] == "absent" and absent["tokens_per_s"] is None
     assert absent["note"] == "install no_such_package: pip install gone"
+
+
+def test_perplexity(fakes: None) -> None:
+    fast, slow, absent = records(measured(FAST, SLOW, ABSENT))
+    assert fast["perplexity"] == pytest.approx(np.exp(2.0)) and fast["perplexity_more"] is None
+    assert slow["perplexity"] == pytest.approx(np.exp(2.2))
+    assert slow["perplexity_more"] == pytest.approx(np.exp(0.2) - 1)
+    # of 0.1, 0.4 and 0.1: variance 0.06 / 2, standard error of the mean sqrt(0.03 / 3)
+    assert slow["perplexity_more_error"] == pytest.approx(0.1)
+    assert absent["perplexity"] is None and absent["perplexity_more"] is None
 
 
 def test_another_text_is_wrong_and_not_timed(fakes: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +125,8 @@ def test_ours_writes(tmp_path: Path) -> None:
     done = ours.load(model, "float32", 1).write("hello", 6)
     assert 0 <= done.tokens <= 5
     assert (done.seconds > 0) == (done.tokens > 0)
+    losses = ours.load(model, "float32", 1).losses("hello hello")
+    assert len(losses) > 0 and (losses > 0).all()
 
 
 def test_the_bfloat16_file_has_the_same_numbers(tmp_path: Path) -> None:
@@ -148,3 +166,18 @@ def test_every_engine_knows_the_week(engine: EngineKind) -> None:
     week = " Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,"
     assert done.text.startswith(week)
     assert done.tokens == 19 and done.seconds > 0
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_perplexity_is_that_of_transformers() -> None:
+    """Of the same values, in float32; and what narrower weights cost is small."""
+    model = default_model(lambda done, total: None)
+    theirs = EngineKind("transformers", "float32", "hugging_face").load(model, 2).losses(TEXT)
+    found = {e.weights: e.load(model, 2).losses(TEXT) for e in ENGINES if e.name == "tkg"}
+    assert theirs is not None and len(theirs) > 400
+    np.testing.assert_allclose(found["float32"], theirs, atol=0.01)
+    perplexity = {weights: np.exp(losses.mean()) for weights, losses in found.items()}
+    assert perplexity["float32"] == pytest.approx(np.exp(theirs.mean()), rel=2e-4)
+    assert perplexity["bfloat16"] == pytest.approx(perplexity["float32"], rel=0.01)
+    assert perplexity["float8"] == pytest.approx(perplexity["bfloat16"], rel=0.05)

@@ -46,6 +46,26 @@ def test_greedy_tokens_are_those_of_transformers(engine: Engine, length: int) ->
     assert (stats.prompt_tokens, stats.new_tokens) == (length, len(theirs))
 
 
+@pytest.mark.parametrize("length", [2, 128, 129, 130, 200])
+def test_losses_are_those_of_transformers(engine: Engine, length: int) -> None:
+    text = np.random.default_rng(length).integers(3, tiny_models.VOCABULARY, length)
+    logits = torch.from_numpy(
+        tiny_models.logits(tiny_models.make("llama"), text.tolist(), torch.float64)
+    )
+    following = torch.from_numpy(text[1:])
+    theirs = torch.nn.functional.cross_entropy(logits[:-1], following, reduction="none").numpy()
+    ours = engine.losses(text.tolist())
+    assert ours.shape == (length - 1,)
+    # float32 logits of size 30 through two layers; what is wrong is off by tenths
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+    assert np.abs(ours - np.roll(theirs, 1)).max() > 0.1 or length == 2
+
+
+def test_losses_need_a_text(engine: Engine) -> None:
+    with pytest.raises(ModelError, match="at least two tokens"):
+        engine.losses([5])
+
+
 @pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "float8"])
 def test_flat_and_block_caches_give_the_same_tokens(
     folder_of: Callable[[str], Path], kv_dtype: str

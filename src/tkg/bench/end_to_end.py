@@ -1,16 +1,17 @@
-"""Tokens a second of a whole model, by engines that take turns."""
+"""Tokens a second of a whole model, by engines that take turns; and what narrow weights cost."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tkg.bench.engines import EngineKind, Writer
+from tkg.bench.passage import TEXT
 
 PROMPT = "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,"
 TOKENS = 64
@@ -24,7 +25,8 @@ weights or a wrong position never get through a week."""
 
 FIELDS = (
     *("engine", "weights", "state", "note", "tokens_per_s", "tokens_per_s_q1", "tokens_per_s_q3"),
-    *("runs", "agreement", "rate_of_tkg_bf16"),
+    *("runs", "agreement", "rate_of_tkg_bf16", "perplexity", "perplexity_more"),
+    "perplexity_more_error",
 )
 
 
@@ -36,6 +38,7 @@ class Speed:
         engine: which.
         state, note: as in `tkg.bench.run.Result`.
         agreement: leading characters that it shares with the float32 text.
+        losses: of the tokens of `passage.TEXT`, or `None` where the engine does not tell.
         rates: tokens a second of each turn; empty if it was not timed.
     """
 
@@ -43,6 +46,7 @@ class Speed:
     state: str
     note: str = ""
     agreement: int | None = None
+    losses: np.ndarray | None = None
     rates: tuple[float, ...] = ()
 
 
@@ -80,7 +84,7 @@ def measure(
             speeds[engine] = Speed(engine, "wrong", note, agreement)
         else:
             writers[engine] = writer
-            speeds[engine] = Speed(engine, "ok", "", agreement)
+            speeds[engine] = Speed(engine, "ok", "", agreement, writer.losses(TEXT))
     rates: dict[EngineKind, list[float]] = {engine: [] for engine in writers}
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
@@ -88,10 +92,7 @@ def measure(
             time.sleep(PAUSE_SECONDS)
             done = writer.write(PROMPT, TOKENS)
             rates[engine].append(done.tokens / done.seconds)
-    return [
-        Speed(s.engine, s.state, s.note, s.agreement, tuple(rates.get(s.engine, ())))
-        for s in speeds.values()
-    ]
+    return [replace(speed, rates=tuple(rates.get(engine, ()))) for engine, speed in speeds.items()]
 
 
 def agreeing(text: str, right: str) -> int:
@@ -100,19 +101,34 @@ def agreeing(text: str, right: str) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(text), len(right)))
 
 
+def more_perplexity(losses: np.ndarray, base: np.ndarray) -> tuple[float, float]:
+    """By which share the perplexity of the same text is larger than `base`'s, and the standard
+    error of that share: it is the mean of as many differences as the text has tokens."""
+    more = losses - base
+    return float(np.expm1(more.mean())), float(more.std(ddof=1) / len(more) ** 0.5)
+
+
 def records(speeds: Sequence[Speed]) -> list[dict[str, Any]]:
     """One record an engine, with `FIELDS`."""
-    median = {s.engine: float(np.median(s.rates)) for s in speeds if s.rates}
-    base = next((m for e, m in median.items() if (e.name, e.weights) == ("tkg", "bfloat16")), None)
+    own = next(
+        (s for s in speeds if (s.engine.name, s.engine.weights) == ("tkg", "bfloat16")), None
+    )
     lines = []
     for speed in speeds:
         line: dict[str, Any] = dict.fromkeys(FIELDS)
         line |= {"engine": speed.engine.name, "weights": speed.engine.weights}
         line |= {"state": speed.state, "note": speed.note, "agreement": speed.agreement}
+        if speed.losses is not None:
+            line["perplexity"] = float(np.exp(speed.losses.mean()))
+            if own and own.losses is not None and speed is not own:
+                line["perplexity_more"], line["perplexity_more_error"] = more_perplexity(
+                    speed.losses, own.losses
+                )
         if speed.rates:
             low, middle, high = np.percentile(speed.rates, (25, 50, 75))
             line |= {"tokens_per_s": float(middle), "runs": len(speed.rates)}
             line |= {"tokens_per_s_q1": float(low), "tokens_per_s_q3": float(high)}
-            line["rate_of_tkg_bf16"] = None if base is None else float(middle) / base
+            if own and own.rates:
+                line["rate_of_tkg_bf16"] = float(middle / np.median(own.rates))
         lines.append(line)
     return lines

@@ -49,17 +49,27 @@ def _show(console: Console, title: str, lines: list[dict[str, Any]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=None)
     for heading in ("engine", "weights"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("tokens/s", "quartiles", "of tkg bfloat16", "same characters"):
+    for heading in (
+        "tokens/s",
+        "quartiles",
+        "of tkg bfloat16",
+        "perplexity",
+        "more",
+        "same characters",
+    ):
         table.add_column(heading, justify="right")
     timed = [line for line in lines if line["tokens_per_s"] is not None]
     for line in timed:
-        ratio = line["rate_of_tkg_bf16"]
+        ratio, perplexity = line["rate_of_tkg_bf16"], line["perplexity"]
+        more, error = line["perplexity_more"], line["perplexity_more_error"]
         table.add_row(
             line["engine"],
             line["weights"],
             f"{line['tokens_per_s']:.1f}",
             f"{line['tokens_per_s_q1']:.1f} to {line['tokens_per_s_q3']:.1f}",
             "" if ratio is None else f"{ratio:.2f}",
+            "" if perplexity is None else f"{perplexity:.3f}",
+            "" if more is None else f"{more:+.2%} ± {error:.2%}",
             str(line["agreement"]),
         )
     console.print(table)

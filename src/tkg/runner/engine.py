@@ -107,7 +107,34 @@ class Engine:
             yield token
             if stats.new_tokens == tokens:
                 return
-            hidden = self._step([token], len(prompt) + stats.new_tokens - 1, caches)
+            hidden = self._step([token], len(prompt) + stats.new_tokens - 1, caches)[-1]
+
+    def losses(self, text: Sequence[int]) -> np.ndarray:
+        """-log P(token | those before it) of every token of a text but the first, in nats.
+
+        `exp` of their mean is the perplexity: how well the model foresees the text.
+
+        Args:
+            text: at least two tokens, fewer than the model's context.
+
+        Returns:
+            `[len(text) - 1]` float64.
+
+        Raises:
+            ModelError: the text has fewer, or does not fit the model.
+        """
+        self._check(text)
+        if len(text) < 2:
+            raise ModelError("losses need a text of at least two tokens; got one")
+        caches, found = self._caches(len(text)), []
+        for first in range(0, len(text) - 1, CHUNK):
+            following = np.array(text[first + 1 : first + 1 + CHUNK])
+            tokens = text[first : first + len(following)]
+            logits = self.model.logits(self._step(tokens, first, caches)).astype(np.float64)
+            logits -= logits.max(axis=-1, keepdims=True)
+            chosen = np.take_along_axis(logits, following[:, None], axis=-1)[:, 0]
+            found.append(np.log(np.exp(logits).sum(axis=-1)) - chosen)
+        return np.concatenate(found)
 
     def _check(self, prompt: Sequence[int]) -> None:
         config = self.model.config
@@ -131,13 +158,13 @@ class Engine:
         """Take the prompt into the caches; the last token's hidden state `[H]`."""
         hidden = np.empty(0)
         for first in range(0, len(prompt), CHUNK):
-            hidden = self._step(prompt[first : first + CHUNK], first, caches)
+            hidden = self._step(prompt[first : first + CHUNK], first, caches)[-1]
         return hidden
 
     def _step(self, tokens: Sequence[int], first: int, caches: list[tkg.KVCache]) -> np.ndarray:
-        """Run `tokens` from position `first` on; the last one's hidden state `[H]`."""
+        """Run `tokens` from position `first` on; their hidden states `[S, H]`."""
         positions = np.arange(first, first + len(tokens), dtype=np.int32)[None]
-        return self.model.forward(np.array([tokens]), positions, caches)[0, -1]
+        return self.model.forward(np.array([tokens]), positions, caches)[0]
 
     def _choose(self, hidden: np.ndarray, sampler: Sampler) -> int:
         logits = self.model.logits(hidden)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -29,6 +31,10 @@ class Writer(Protocol):
 
     def write(self, prompt: str, tokens: int) -> Generation:
         """Continue `prompt` greedily by at most `tokens` tokens."""
+        ...
+
+    def losses(self, text: str) -> np.ndarray | None:
+        """As `tkg.runner.engine.Engine.losses`; `None` if the engine does not tell."""
         ...
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate  # noqa: F401  (transformers needs it to read GGUF: without it the peer is absent)
+import numpy as np
 import torch
 import transformers
 from transformers.generation.streamers import BaseStreamer
@@ -54,6 +55,12 @@ class HuggingFace:
         text = self._vocabulary.decode(out[0, ids.shape[1] :].tolist())
         first, *later = clock.times[1:]
         return Generation(text, len(later), later[-1] - first if later else 0.0)
+
+    def losses(self, text: str) -> np.ndarray:
+        ids = torch.tensor(self._vocabulary.encode(text))
+        with torch.no_grad():
+            logits = self._model(ids[None]).logits[0, :-1].double()
+        return torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none").numpy()
 
 
 def load(model: Path, weights: str, threads: int) -> HuggingFace:

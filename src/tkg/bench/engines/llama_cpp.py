@@ -41,6 +41,9 @@ class LlamaCpp:
         seconds = timings["predicted_ms"] / 1e3  # from the first new token on
         return Generation(answer["choices"][0]["text"], timings["predicted_n"] - 1, seconds)
 
+    def losses(self, text: str) -> None:
+        """Its server does not give the probabilities of a prompt's tokens."""
+
 
 def load(model: Path, weights: str, threads: int) -> LlamaCpp:
     """The file as it is, or for bfloat16 a copy of it with the values of its weights."""

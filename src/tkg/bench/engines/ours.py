@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 import tkg
 from tkg.bench.engines import Generation
 from tkg.runner.engine import Engine
@@ -25,6 +27,9 @@ class Ours:
         text = "".join(stream.push(token) for token in new)
         done = self._engine.statistics
         return Generation(text, done.new_tokens - 1, done.decode_seconds)
+
+    def losses(self, text: str) -> np.ndarray:
+        return self._engine.losses(self._engine.vocabulary.encode(text))
 
 
 def load(model: Path, weights: str, threads: int) -> Ours:
