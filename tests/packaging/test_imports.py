@@ -44,6 +44,7 @@ OTHERS = {
     "tkg.runner": ARRAYS | RUN,
     "tkg.bench.peers": ARRAYS | {"torch", "onnx", "onnxruntime", "openvino"},
     "tkg.bench.engines": ARRAYS | RUN | {"accelerate", "torch", "transformers", "xllamacpp"},
+    "tkg.bench.growth": ARRAYS | {"matplotlib"},
     "tkg.bench.roofline": ARRAYS | {"matplotlib"},
     "tkg.cli": ARRAYS | COMMAND_LINE,
     "tkg.integrations": ARRAYS | {"torch", "transformers"},

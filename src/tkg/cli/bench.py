@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,7 +13,8 @@ from rich.table import Table
 
 import tkg
 from tkg.backends import cpu
-from tkg.bench import report, workloads
+from tkg.bench import growth as sweeps
+from tkg.bench import report, roofline, workloads
 from tkg.bench.noise import TROUBLE, Noise
 from tkg.bench.peers import PEERS, Peer, find
 from tkg.bench.run import Plan, Result, measure
@@ -20,7 +22,9 @@ from tkg.bench.workloads import Row
 from tkg.cli.bench_end_to_end import end_to_end as run_end_to_end
 from tkg.machine import Ceilings, ceilings, measured_now
 
+GROWTH = ("llama3-8b-tp8", "bf16")
 QUICK_PEERS = ("tkg", "torch", "onnxruntime")
+Picture = Callable[[list[report.Record], report.Record, Path], list[Path]]
 WIDTH = 120
 WIDTHS = (13, 14, 8, 18, 5, 7, 7, 6, 11, 12)
 
@@ -40,6 +44,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="A small set of rows and peers.")] = False,
     end_to_end: Annotated[
         bool, typer.Option("--end-to-end", help="Tokens a second of a whole model instead.")
+    ] = False,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="One layer's time over context, and over batch.")
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show what can be chosen.")] = False,
     out: Annotated[
@@ -69,8 +76,11 @@ def bench(
     if end_to_end:
         raise typer.Exit(run_end_to_end(console, out, rounds))
     try:
-        chosen = _rows(quick, (workload, dtype, batch, context, s_tkg, cache))
-        peers = _peers(quick, peer)
+        if growth:
+            chosen = _growth_rows(quick, workload, dtype)
+        else:
+            chosen = _rows(quick, (workload, dtype, batch, context, s_tkg, cache))
+        peers = _peers(quick, "none" if growth and peer is None else peer)
     except ValueError as error:
         _refuse(str(error))
     noise = Noise()
@@ -79,11 +89,13 @@ def bench(
     facts = report.machine(best, tkg.get_num_threads(), cpu.core().isa(), peers)
     facts["others_share"] = noise.others()
     _show(console, lines, facts)
+    if growth:
+        _show_growth(console, lines)
     left_out = [p.name for p in PEERS if p not in peers]
     if left_out:
         console.print(f"not asked for: {', '.join(left_out)} (--peer all)")
     if out is not None:
-        _write(console, out, lines, facts)
+        _write(console, out, lines, facts, [roofline.draw, *([sweeps.draw] if growth else [])])
     failed = sum(result.failed for result in results)
     if failed:
         console.print(f"{failed} FAILED: a wrong answer or a broken peer, see above", style="red")
@@ -108,6 +120,14 @@ def _rows(quick: bool, options: tuple[str | None, str | None, str, str, str, str
         _numbers("context", contexts),
         (_numbers("s-tkg", tokens), _words(caches)),
     )
+
+
+def _growth_rows(quick: bool, workload: str | None, dtype: str | None) -> list[Row]:
+    names, dtypes = _words(workload or GROWTH[0]), _words(dtype or GROWTH[1])
+    if quick or len(names) > 1 or len(dtypes) > 1:
+        raise ValueError("--growth has its own rows, of one --workload and one --dtype")
+    workloads.rows(names, dtypes, [1], [sweeps.BATCH_CONTEXT], ([1], ["flat"]))  # the names exist
+    return sweeps.rows(names[0], dtypes[0])
 
 
 def _words(text: str | None) -> list[str]:
@@ -183,6 +203,14 @@ def _show(console: Console, lines: list[report.Record], facts: report.Record) ->
                 console.print(text, style=style, markup=False, highlight=False)
 
 
+def _show_growth(console: Console, lines: list[report.Record]) -> None:
+    console.print()
+    try:
+        console.print("\n".join(sweeps.summary(lines)), markup=False, highlight=False)
+    except ValueError as error:
+        console.print(str(error), style="red", markup=False)
+
+
 def _table(title: str, lines: list[report.Record]) -> Table:
     """The contestants of one row that were timed."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, width=WIDTH)
@@ -194,9 +222,13 @@ def _table(title: str, lines: list[report.Record]) -> Table:
     return table
 
 
-def _write(console: Console, out: Path, lines: list[report.Record], facts: report.Record) -> None:
-    from tkg.bench import roofline
-
+def _write(
+    console: Console,
+    out: Path,
+    lines: list[report.Record],
+    facts: report.Record,
+    pictures: list[Picture],
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     command = ["tkg", *sys.argv[1:]]
     paths = [out / f"bench.{kind}" for kind in ("csv", "json", "md")]
@@ -208,7 +240,8 @@ def _write(console: Console, out: Path, lines: list[report.Record], facts: repor
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text, encoding="utf-8")
     try:
-        paths += roofline.draw(lines, facts, out)
+        for draw in pictures:
+            paths += draw(lines, facts, out)
     except ModuleNotFoundError as error:
         console.print(f"no picture: {error.name} is absent (pip install 'tkg[bench]')")
     except ValueError as error:
