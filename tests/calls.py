@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-import tkg
+from tkg.testing import placed
 from tkg.testing.budgets import Check, check_block, check_projection
-from tkg.testing.verify import COMPUTES, own_caches
+from tkg.testing.verify import COMPUTES
 
 Call = dict[str, Any]
 
@@ -20,8 +20,13 @@ BACKENDS = os.environ.get("TKG_TEST_BACKENDS", "reference,cpu").split(",")
 
 
 def run(backend: str, call: Call) -> tuple[Any, Any, Any]:
-    """`attention_block_tkg` on copies of the caches."""
-    return tkg.attention_block_tkg(**own_caches(call), backend=backend)
+    """`attention_block_tkg` on copies of the caches; NumPy arrays, whatever the backend takes."""
+    return placed.attention_block(call, backend)
+
+
+def project(backend: str, call: Call) -> np.ndarray:
+    """`output_projection_tkg`, likewise."""
+    return placed.output_projection(call, backend)
 
 
 def block_checks(backend: str, call: Call, truth: Any) -> list[Check]:
@@ -29,8 +34,7 @@ def block_checks(backend: str, call: Call, truth: Any) -> list[Check]:
 
 
 def projection_check(backend: str, call: Call, truth: np.ndarray) -> Check:
-    out = tkg.output_projection_tkg(**call, backend=backend)
-    return check_projection(call, out, truth, COMPUTES[backend])
+    return check_projection(call, project(backend, call), truth, COMPUTES[backend])
 
 
 def failures(checks: list[Check]) -> list[Check]:

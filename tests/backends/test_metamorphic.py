@@ -14,6 +14,7 @@ from tests.calls import Call, failures, run, without
 from tests.variants import assert_same, masked, paged, repaged, rows, step, transposed, unpaged
 from tkg.testing.budgets import check_block
 from tkg.testing.case import PADDED, Case
+from tkg.testing.placed import back, on
 from tkg.testing.problem import logical, new_slots
 from tkg.testing.verify import COMPUTES
 
@@ -242,16 +243,18 @@ def test_a_cache_may_be_a_slice_of_a_larger_one(backend: str) -> None:
     call = case("float32").inputs()
     expected = run(backend, call)
     big: Call = {n: np.full((9, 2, 100, 32), np.nan, np.float32) for n in ("K_cache", "V_cache")}
+    mine = on(backend, call)
+    big = on(backend, big)
     views: Call = {n: array[1::2, :, 7 : 7 + 48] for n, array in big.items()}
     for name, view in views.items():
-        view[...] = call[name]
-    out, K, V = tkg.attention_block_tkg(**(call | views), backend=backend)
+        view[...] = mine[name]
+    out, K, V = tkg.attention_block_tkg(**(mine | views), backend=backend)
     assert K is views["K_cache"]
     assert V is views["V_cache"]
-    assert_same(backend, out, expected[0])
+    assert_same(backend, back(out), expected[0])
     for view, want in zip((K, V), expected[1:], strict=True):
-        assert_same(backend, np.nan_to_num(view.copy()), np.nan_to_num(want))
-    for array in big.values():
+        assert_same(backend, np.nan_to_num(back(view).copy()), np.nan_to_num(want))
+    for array in map(back, big.values()):
         assert np.isnan(array[::2]).all()
         assert np.isnan(array[:, :, :7]).all()
 
@@ -271,14 +274,15 @@ def test_the_padded_hidden_dimension_does_not_matter(backend: str) -> None:
 
 def test_an_old_cache_is_returned_when_it_is_updated_and_new_tokens_when_not(backend: str) -> None:
 
-    call = case("bfloat16", tokens=3).inputs(invalid=0.0)
+    call = on(backend, case("bfloat16", tokens=3).inputs(invalid=0.0))
     out, K, V = tkg.attention_block_tkg(**call, backend=backend)
     assert K is call["K_cache"]
     assert V is call["V_cache"]
+    out, K, V = back((out, K, V))
     fresh = case("bfloat16", tokens=3).inputs(invalid=0.0)
     new_out, k, v = run(backend, without(fresh, "update_cache", "kv_cache_update_idx"))
     assert k.shape == (2, 32, 4, 3)
     assert v.shape == (4, 2, 3, 32)
     assert_same(backend, new_out, out)
-    np.testing.assert_array_equal(k.transpose(2, 3, 0, 1), written(call, K))
-    np.testing.assert_array_equal(v.transpose(0, 2, 1, 3), written(call, V))
+    np.testing.assert_array_equal(k.transpose(2, 3, 0, 1), written(fresh, K))
+    np.testing.assert_array_equal(v.transpose(0, 2, 1, 3), written(fresh, V))

@@ -14,6 +14,7 @@ from tests import oracle
 from tests.calls import Call, run, same_bits
 from tests.variants import assert_same, paged
 from tkg.testing.case import PADDED, Case
+from tkg.testing.placed import back, device_of, on, own_caches
 
 
 def linear(call: Call, which: str) -> tkg.Linear:
@@ -56,12 +57,23 @@ def block_of(case: Case, call: Call, backend: str) -> tkg.AttentionBlock:
 
 def cache_of(call: Call, scale: tkg.KVScale | None = None) -> tkg.KVCache:
     return tkg.KVCache(
-        call["K_cache"].copy(),
-        call["V_cache"].copy(),
+        call["K_cache"],
+        call["V_cache"],
         transposed=call.get("K_cache_transposed", False),
         block_table=call.get("active_blocks_table"),
         scale=scale,
     )
+
+
+def stepped(
+    case: Case, call: Call, backend: str, scale: tkg.KVScale | None = None
+) -> tuple[Any, Any, Any]:
+    """One step of a layer, on copies of the caches: its output, and K and V after it."""
+    mine = on(backend, own_caches(call))
+    cache = cache_of(mine, scale)
+    rope = (mine["cos"], mine["sin"]) if case.rope else None
+    y = block_of(case, mine, backend)(mine["X"], cache, mine["pos_ids"], rope=rope)
+    return back((y, cache.k.source, cache.v.source))
 
 
 CASES = (
@@ -80,14 +92,12 @@ CASES = (
 def test_same_as_the_call(backend: str, case: Case) -> None:
     call = case.inputs()
     out, K, V = run(backend, call)
-    cache = cache_of(call)
-    rope = (call["cos"], call["sin"]) if case.rope else None
-    y = block_of(case, call, backend)(call["X"], cache, call["pos_ids"], rope=rope)
+    y, k, v = stepped(case, call, backend)
     assert same_bits(y.reshape(out.shape), out)
     if case.projection is not None:
         assert y.shape == (case.batch, case.tokens, case.hidden)
-    assert same_bits(cache.k.numpy(), K)
-    assert same_bits(cache.v.numpy(), V)
+    assert same_bits(k, K)
+    assert same_bits(v, V)
 
 
 @pytest.mark.parametrize("tokens", [1, 6])
@@ -97,13 +107,11 @@ def test_a_paged_cache_is_written_through_its_table(backend: str, tokens: int) -
     flat = case.inputs()
     out, K, V = run(backend, flat)
     call = paged(flat, block_len=8)
-    cache = cache_of(call)
-    rope = (call["cos"], call["sin"])
-    y = block_of(case, call, backend)(call["X"], cache, call["pos_ids"], rope=rope)
+    y, k, v = stepped(case, call, backend)
     assert_same(backend, y.reshape(out.shape), out)
     want = run(backend, call)
-    assert same_bits(cache.k.numpy(), want[1])
-    assert same_bits(cache.v.numpy(), want[2])
+    assert same_bits(k, want[1])
+    assert same_bits(v, want[2])
 
 
 @pytest.mark.parametrize("fp8", ["float8_e4m3", "float8_e4m3fn"])
@@ -112,10 +120,7 @@ def test_the_scale_of_an_fp8_cache_is_folded_in(backend: str, fp8: str, projecti
     """The output is that of a float32 cache that holds the dequantised values."""
     case = Case(name="fold", cache_dtype=fp8, projection=projection, lengths=(50, 3, PADDED))
     call = case.inputs(invalid=0.0)
-    scale = tkg.KVScale.quantize(37.0, 71.0)
-    cache = cache_of(call, scale)
-    rope = (call["cos"], call["sin"])
-    y = block_of(case, call, backend)(call["X"], cache, call["pos_ids"], rope=rope)
+    y, _, _ = stepped(case, call, backend, tkg.KVScale.quantize(37.0, 71.0))
     # The caller's own folding, in the drop-in call, against the float64 oracle.
     folded = call | {"softmax_scale": case.d_head**-0.5 / 37.0}
     if projection is not None:
@@ -123,8 +128,7 @@ def test_the_scale_of_an_fp8_cache_is_folded_in(backend: str, fp8: str, projecti
     want = oracle.attention_block(folded).out / (1.0 if projection is not None else 71.0)
     np.testing.assert_allclose(y.reshape(want.shape), want, rtol=0, atol=3e-6 * np.abs(want).max())
     assert not y[2].any()
-    again = cache_of(call, tkg.KVScale.dequantize(1 / 37.0, 1 / 71.0))
-    y2 = block_of(case, call, backend)(call["X"], again, call["pos_ids"], rope=rope)
+    y2, _, _ = stepped(case, call, backend, tkg.KVScale.dequantize(1 / 37.0, 1 / 71.0))
     np.testing.assert_allclose(y2, y, rtol=0, atol=3e-6 * np.abs(want).max())
 
 
@@ -133,23 +137,27 @@ def test_decoding_step_by_step(backend: str) -> None:
     case = Case(name="sequence", dtype="bfloat16", kv_heads=2, tokens=12, lengths=(0, 0))
     call = case.inputs()
     want = oracle.attention_block(call)
-    block = block_of(case, call, backend)
-    cache = tkg.KVCache.flat(batch=2, capacity=64, kv_heads=2, d_head=32)
+    mine = on(backend, call)
+    block = block_of(case, mine, backend)
+    zeroed = tkg.KVCache.flat(batch=2, capacity=64, kv_heads=2, d_head=32)
+    cache = tkg.KVCache(on(backend, zeroed.k.source), on(backend, zeroed.v.source))
     outs = []
     for part in (slice(0, 5), *(slice(s, s + 1) for s in range(5, 12))):
         positions = np.arange(12, dtype=np.int32)[None, part].repeat(2, 0)
-        rope = tkg.rope_tables(positions, 32)
-        outs.append(block(call["X"][:, part], cache, positions, rope=rope))
+        rope = on(backend, tkg.rope_tables(positions, 32))
+        y = block(mine["X"][:, part], cache, on(backend, positions), rope=rope)
+        outs.append(back(y))
     got = np.concatenate(outs, axis=1).reshape(want.out.shape).astype(np.float64)
     # bfloat16 outputs, and K and V that may round the other way next to a tie
     np.testing.assert_allclose(got, want.out, rtol=2**-8, atol=2e-3)
+    v = back(cache.v.source)
     np.testing.assert_allclose(
-        cache.v.numpy()[:, :, :12].astype(np.float64),
+        v[:, :, :12].astype(np.float64),
         want.v_new.transpose(0, 2, 1, 3),
         rtol=2**-7,
         atol=1e-6,
     )
-    assert not cache.v.numpy()[:, :, 12:].any()
+    assert not v[:, :, 12:].any()
 
 
 def test_the_cache_makers() -> None:
@@ -193,7 +201,8 @@ def test_projection_of_any_leading_shape(backend: str, shape: tuple[int, ...], d
     weight = rng.standard_normal((7, 11)).astype(numpy_dtype)
     bias = rng.standard_normal((1, 11)).astype(np.float32)
     x = rng.standard_normal(shape).astype(numpy_dtype)
-    y = tkg.Projection(tkg.Linear(weight, bias), backend=backend)(x)
+    linear = tkg.Linear(on(backend, weight), on(backend, bias))
+    y = back(tkg.Projection(linear, backend=backend)(on(backend, x)))
     assert y.dtype == numpy_dtype
     assert y.shape == (*shape[:-1], 11)
     want = x.astype(np.float64) @ weight.astype(np.float64) + bias[0]
@@ -205,14 +214,16 @@ def test_torch_layers(backend: str) -> None:
     case = Case(name="torch", kv_heads=2, lengths=(3, 8))
     call = case.inputs(invalid=0.0)
     want = run(backend, call)[0]
+    device = device_of(backend) or "cpu"
     tensors = {
-        k: torch.from_numpy(v) if isinstance(v, np.ndarray) and k != "kv_cache_update_idx" else v
+        k: torch.from_numpy(v).to(device) if isinstance(v, np.ndarray) else v
         for k, v in call.items()
+        if k != "kv_cache_update_idx"
     }
     cache = tkg.KVCache(tensors["K_cache"], tensors["V_cache"])
     rope = tkg.rope_tables(tensors["pos_ids"], 32)
     y = block_of(case, tensors, backend)(tensors["X"], cache, tensors["pos_ids"], rope=rope)
     assert isinstance(y, torch.Tensor)
-    np.testing.assert_allclose(y.reshape(want.shape).numpy(), want, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(back(y).reshape(want.shape), want, rtol=0, atol=1e-5)
     project = tkg.Projection(tkg.Linear(tensors["W_out"]), backend=backend)
-    assert project(torch.ones(2, 128)).shape == (2, 128)
+    assert project(torch.ones(2, 128, device=device)).shape == (2, 128)

@@ -4,46 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
 import tkg
-from tests.calls import BACKENDS, Call, run
+from tests.calls import BACKENDS, Call, project, run
+from tkg.testing import placed
 from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
-from tkg.testing.verify import own_caches
-
-BITS = {
-    np.dtype(ml_dtypes.bfloat16): (np.int16, torch.bfloat16),
-    np.dtype(ml_dtypes.float8_e4m3fn): (np.uint8, torch.float8_e4m3fn),
-}
+from tkg.testing.placed import own_caches
 
 
-def tensor(array: Any) -> Any:
-    """A torch tensor (or `Float8E4M3`) on the memory of a NumPy array; other values unchanged."""
-    if not isinstance(array, np.ndarray):
-        return array
-    if array.dtype == ml_dtypes.float8_e4m3:
-        return tkg.Float8E4M3(torch.from_numpy(array.view(np.uint8)))
-    if array.dtype in BITS:
-        bits, dtype = BITS[array.dtype]
-        return torch.from_numpy(array.view(bits)).view(dtype)
-    return torch.from_numpy(array)
+def tensors(backend: str, call: Call) -> Call:
+    """The call with torch tensors (or `Float8E4M3`) on the memory of its NumPy arrays.
+
+    For a backend that lives on a device, they are there.
+    """
+    device = placed.device_of(backend) or "cpu"
+    return {
+        name: placed.tensor(value, device) if isinstance(value, np.ndarray) else value
+        for name, value in call.items()
+    }
 
 
 def bits(value: Any) -> np.ndarray:
     """The bytes of a tensor or array."""
-    if isinstance(value, tkg.Float8E4M3):
-        value = value.bits
-    if isinstance(value, torch.Tensor):
-        value = value.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-
-
-def tensors(call: Call) -> Call:
-    return {name: tensor(value) for name, value in call.items()}
+    return np.ascontiguousarray(placed.back(value)).reshape(-1).view(np.uint8)
 
 
 def memory(value: Any) -> int:
@@ -57,7 +44,7 @@ SOME = [case for case in CASES if {"smoke", "edge"} & case.tags]
 def test_same_bits_as_numpy_and_in_place(backend: str, case: Case) -> None:
     call = case.inputs()
     want = run(backend, call)
-    given = tensors(own_caches(call))
+    given = tensors(backend, own_caches(call))
     got = tkg.attention_block_tkg(**given, backend=backend)
     for ours, theirs in zip(got, want, strict=True):
         np.testing.assert_array_equal(bits(ours), bits(theirs))
@@ -73,8 +60,8 @@ def test_same_bits_as_numpy_and_in_place(backend: str, case: Case) -> None:
 @pytest.mark.parametrize("case", PROJECTION_CASES, ids=str)
 def test_projection_has_the_same_bits_as_numpy(backend: str, case: ProjectionCase) -> None:
     call = case.inputs()
-    want = tkg.output_projection_tkg(**call, backend=backend)
-    got = tkg.output_projection_tkg(**tensors(call), backend=backend)
+    want = project(backend, call)
+    got = tkg.output_projection_tkg(**tensors(backend, call), backend=backend)
     assert isinstance(got, torch.Tensor)
     assert tuple(got.shape) == want.shape
     np.testing.assert_array_equal(bits(got), bits(want))
@@ -82,29 +69,29 @@ def test_projection_has_the_same_bits_as_numpy(backend: str, case: ProjectionCas
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3", "float8_e4m3fn"])
 def test_the_update_is_seen_through_other_views(backend: str, dtype: str) -> None:
-    call = tensors(Case(name="views", cache_dtype=dtype).inputs(invalid=0.0))
+    call = tensors(backend, Case(name="views", cache_dtype=dtype).inputs(invalid=0.0))
     raw = getattr(call["V_cache"], "bits", call["V_cache"])
-    alias = raw.view(torch.uint8).numpy()
-    before = alias.copy()
+    alias = raw.view(torch.uint8)
+    before = alias.clone()
     address = raw.data_ptr()
     tkg.attention_block_tkg(**call, backend=backend)
-    changed = np.argwhere((alias != before).any(-1))
+    changed = torch.argwhere((alias != before).any(-1))
     assert changed.tolist() == [[0, 0, 37], [1, 0, 5]]
     assert raw.data_ptr() == address
 
 
 def test_new_tokens_in_fp8_come_back_wrapped(backend: str) -> None:
     case = Case(name="wrapped", cache_dtype="float8_e4m3", update=False)
-    _, k, v = tkg.attention_block_tkg(**tensors(case.inputs()), backend=backend)
+    _, k, v = tkg.attention_block_tkg(**tensors(backend, case.inputs()), backend=backend)
     assert isinstance(k, tkg.Float8E4M3)
     assert isinstance(v, tkg.Float8E4M3)
     case = Case(name="wrapped", cache_dtype="float8_e4m3fn", update=False)
-    _, k, _ = tkg.attention_block_tkg(**tensors(case.inputs()), backend=backend)
+    _, k, _ = tkg.attention_block_tkg(**tensors(backend, case.inputs()), backend=backend)
     assert k.dtype == torch.float8_e4m3fn
 
 
 def test_parameters_that_require_gradients_are_taken(backend: str) -> None:
-    call = tensors(Case(name="parameters").inputs())
+    call = tensors(backend, Case(name="parameters").inputs())
     want = tkg.attention_block_tkg(**call, backend=backend)[0]
     call["W_qkv"] = torch.nn.Parameter(call["W_qkv"])
     call["X"] = call["X"].clone().requires_grad_()
@@ -114,7 +101,7 @@ def test_parameters_that_require_gradients_are_taken(backend: str) -> None:
 
 
 def test_strided_tensors(backend: str) -> None:
-    call = tensors(Case(name="strided").inputs())
+    call = tensors(backend, Case(name="strided").inputs())
     want = tkg.attention_block_tkg(**call, backend=backend)[0]
     call["X"] = call["X"].repeat_interleave(2, dim=-1)[..., ::2]
     call["W_qkv"] = torch.cat([call["W_qkv"]] * 2, dim=1)[:, : call["W_qkv"].shape[1]]
@@ -126,7 +113,7 @@ def test_strided_tensors(backend: str) -> None:
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")
 def test_a_linear_layers_weight_needs_its_copy_on_the_cpu_backend() -> None:
     """torch keeps [out, in]; its transpose is a view whose rows are not contiguous."""
-    call = tensors(Case(name="linear").inputs())
+    call = tensors("cpu", Case(name="linear").inputs())
     call["W_out"] = call["W_out"].t().contiguous().t()
     want = tkg.attention_block_tkg(**call, backend="reference")[0]
     with pytest.raises(tkg.Unsupported, match="W_out.*contiguous") as caught:
@@ -141,7 +128,7 @@ def test_attention_is_torchs(backend: str) -> None:
     """W_qkv cut down to what scaled_dot_product_attention is given: no norm, no RoPE."""
     case = Case(name="sdpa", eps=None, rope=None, projection=None, x_rms=1.0, kv_heads=2, tokens=3)
     call = case.inputs(invalid=0.0)
-    out, _, _ = tkg.attention_block_tkg(**own_caches(call), backend=backend)
+    out, _, _ = run(backend, call)
     qkv = torch.from_numpy(call["X"] @ call["W_qkv"])
     q, k, v = (t.unflatten(-1, (-1, 32)).transpose(1, 2) for t in qkv.split([128, 64, 64], -1))
     for row, length in enumerate(case.lengths):

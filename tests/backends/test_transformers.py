@@ -16,6 +16,7 @@ import torch
 import transformers
 
 import tkg
+from tkg.testing.placed import on
 
 SHAPES = {
     "vocab_size": 50,
@@ -165,21 +166,23 @@ def test_the_call_gives_what_the_layer_gives(
         call |= {"V_cache": torch.full((2, 2, CAPACITY, 16), torch.nan)}
         if layout == "transposed":
             call |= {"K_cache": call["K_cache"].mT.contiguous(), "K_cache_transposed": True}
+        table = None
         if layout == "block":
             table = torch.tensor([[7, 1, 4, 0, 8], [2, 9, 3, 6, 5]], dtype=torch.int32)
             caches = {k: torch.full((10, 4, 2, 16), torch.nan) for k in ("K_cache", "V_cache")}
             call |= caches | {"active_blocks_table": table}
+        call = on(backend, call)
         first = 0
         for x, want, angles in zip(record.entered, record.left, record.angles, strict=True):
             positions = (first + torch.arange(x.shape[1])).expand(2, -1).contiguous()
             slots = positions
-            if layout == "block":
-                pages = call["active_blocks_table"].long().gather(1, positions // 4)
+            if table is not None:
+                pages = table.long().gather(1, positions // 4)
                 slots = pages * 4 + positions % 4
             step: dict[str, Any] = call | tables(angles) | {"X": x, "pos_ids": positions}
             step |= {"update_cache": True, "kv_cache_update_idx": slots}
-            out, *_ = tkg.attention_block_tkg(**step, backend=backend)
-            close(out.reshape(want.shape), want)
+            out, *_ = tkg.attention_block_tkg(**on(backend, step), backend=backend)
+            close(out.reshape(want.shape).cpu(), want)
             first += x.shape[1]
         assert first == PROMPT + STEPS
 
@@ -189,7 +192,7 @@ def test_the_objects_give_what_the_layer_gives(
 ) -> None:
     name, model, seen = run_model
     for layer, record in zip(model.layers, seen, strict=True):
-        call = options(name, model, layer)
+        call = on(backend, options(name, model, layer))
         eps = call["rmsnorm_X_eps"]
         norms = None
         if "rmsnorm_QK_pre_rope_enabled" in call:
@@ -207,12 +210,14 @@ def test_the_objects_give_what_the_layer_gives(
             sliding_window=call.get("sliding_window"),
             backend=backend,
         )
-        cache = tkg.KVCache(torch.zeros(2, 2, CAPACITY, 16), torch.zeros(2, 2, CAPACITY, 16))
+        zeros = [on(backend, torch.zeros(2, 2, CAPACITY, 16)) for _ in range(2)]
+        cache = tkg.KVCache(*zeros)
         first = 0
         for x, want, angles in zip(record.entered, record.left, record.angles, strict=True):
             positions = (first + torch.arange(x.shape[1])).expand(2, -1).contiguous()
-            rope = tables(angles)
-            close(block(x, cache, positions, rope=(rope["cos"], rope["sin"])), want)
+            rope = on(backend, tuple(tables(angles).values()))
+            x, positions = on(backend, (x, positions))
+            close(block(x, cache, positions, rope=rope).cpu(), want)
             first += x.shape[1]
 
 

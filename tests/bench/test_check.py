@@ -13,7 +13,8 @@ from tkg.bench.check import Answer, Expected
 from tkg.bench.peers import Setup, find
 from tkg.bench.workloads import Row
 from tkg.testing.budgets import check_block
-from tkg.testing.verify import block_truth, own_caches
+from tkg.testing.placed import own_caches
+from tkg.testing.verify import block_truth
 
 ROW = Row("tiny", "bf16", batch=4, context=40, tokens=2, cache="block")
 

@@ -13,7 +13,8 @@ import nkisim
 import tkg
 from tests.calls import same_bits
 from tkg.testing.budgets import check_block
-from tkg.testing.verify import block_truth, own_caches
+from tkg.testing.placed import own_caches
+from tkg.testing.verify import block_truth
 
 FILE = Path(__file__).parents[2] / "examples" / "fused_layer.py"
 EXAMPLE = runpy.run_path(str(FILE), run_name="example")

@@ -47,6 +47,7 @@ OTHERS = {
     "tkg.bench.growth": ARRAYS | {"matplotlib"},
     "tkg.bench.roofline": ARRAYS | {"matplotlib"},
     "tkg.cli": ARRAYS | COMMAND_LINE,
+    "tkg.testing.placed": ARRAYS | {"torch"},
     "tkg.integrations": ARRAYS | {"torch", "transformers"},
     "tkg.parallel": ARRAYS | {"torch"},
     "tkg.backends.cuda": ARRAYS | {"torch", "triton"},

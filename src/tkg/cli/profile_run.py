@@ -17,7 +17,8 @@ from tkg.contract.cost import Call
 from tkg.testing import model_cases
 from tkg.testing.budgets import Check, check_block, check_projection
 from tkg.testing.case import Case, ProjectionCase
-from tkg.testing.verify import COMPUTES, block_truth, own_caches, projection_truth
+from tkg.testing.placed import own_caches
+from tkg.testing.verify import COMPUTES, block_truth, projection_truth
 
 Arguments = dict[str, Any]
 

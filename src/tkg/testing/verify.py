@@ -14,6 +14,7 @@ from tkg.contract.block import BlockCall
 from tkg.contract.projection import ProjectionCall
 from tkg.testing.budgets import Check, Computes, Truth, check_block, check_projection
 from tkg.testing.case import Case, ProjectionCase
+from tkg.testing.placed import attention_block, output_projection, own_caches
 
 COMPUTES: dict[str, Computes] = {
     "reference": "float32",
@@ -62,25 +63,21 @@ def verify_cases(
         ValueError: no backend has that name.
         Unsupported: it cannot run on this machine.
     """
-    computes = COMPUTES[registry.choose_for(backend, "cpu").name]
+    name = registry.choose_for(backend, "cpu").name
+    computes = COMPUTES[name]
     for case in cases:
         call = case.inputs(seed)
         try:
             if isinstance(case, ProjectionCase):
-                out = tkg.output_projection_tkg(**call, backend=backend)
+                out = output_projection(call, name)
                 checks = [check_projection(call, out, projection_truth(call), computes)]
             else:
-                result = tkg.attention_block_tkg(**own_caches(call), backend=backend)
+                result = attention_block(call, name)
                 checks = check_block(call, result, block_truth(call), computes)
         except tkg.Unsupported as error:
             yield Row(case.name, refused="; ".join(sum(map(list, error.reasons.values()), [])))
         else:
             yield Row(case.name, tuple(checks))
-
-
-def own_caches(call: dict[str, Any]) -> dict[str, Any]:
-    """The call with copies of the caches, so that the original stays as it was."""
-    return call | {"K_cache": call["K_cache"].copy(), "V_cache": call["V_cache"].copy()}
 
 
 def block_truth(call: dict[str, Any]) -> Truth:
