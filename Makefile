@@ -7,13 +7,16 @@ BIN    := $(VENV)/bin
 CORE   := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CPP    := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test bench lint format sanitize smoke clean
+.PHONY: demo test test-gpu bench lint format sanitize smoke clean
 
 demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer through the block
 	$(BIN)/tkg generate "Explain in two sentences why the sky is blue."
 
 test: $(VENV)/test.stamp  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-gpu:  ## the suite on this machine's GPU, and compute-sanitizer; nothing is built or installed
+	PYTHONPATH=src:. $(PYTHON) -m tests.on_gpu
 
 bench: $(VENV)/test.stamp  ## the block beside its peers, checked and timed; files in build/bench
 	$(BIN)/tkg bench --quick --peer all --out build/bench

@@ -29,7 +29,7 @@ def device_of(backend: str) -> str | None:
         ValueError: no backend has that name.
     """
     row = registry.find(backend, "device_of")
-    return registry.load(row).device() if backend in TORCH_ONLY else None
+    return registry.device_of(row) if backend in TORCH_ONLY else None
 
 
 def on(backend: str, value: Any) -> Any:
