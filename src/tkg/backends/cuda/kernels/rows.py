@@ -1,0 +1,47 @@
+"""What kernels ask of a row of the batch: how many cache slots are valid, and how they are split.
+
+`prior` is S_ctx - S_tkg. With a mask (`pos_ids` is None) a row has `prior` slots. A row whose
+`pos_ids[b, 0]` is -1, 2^32-1 or out of range has -1: it is padded.
+"""
+
+import triton
+import triton.language as tl
+
+MOST_SPLITS: tl.constexpr = tl.constexpr(32)
+LEAST_SPLIT: tl.constexpr = tl.constexpr(128)
+"""A row's slots are cut into at most this many splits, of at least so many slots."""
+
+
+@triton.jit
+def row_start(pos_ids, pos_stride, row, prior):
+    """Valid cache slots of a row, -1 for a padded row."""
+    if pos_ids is None:
+        return tl.cast(prior, tl.int64)
+    start = tl.load(pos_ids + row.to(tl.int64) * pos_stride).to(tl.int64)
+    return tl.where((start >= 0) & (start <= prior), start, -1)
+
+
+@triton.jit
+def row_splits(start, window, BLOCK_P: tl.constexpr):
+    """First slot that some token sees (at a tile's edge), number of splits, slots a split.
+
+    They follow from the row's own length only. A row without slots has one split.
+    """
+    first = start * 0
+    if window is not None:
+        first = tl.maximum(start - window + 1, 0) // BLOCK_P * BLOCK_P
+    length = tl.maximum(start - first, 0)
+    splits = tl.minimum(tl.maximum((length + LEAST_SPLIT - 1) // LEAST_SPLIT, 1), MOST_SPLITS)
+    size = (length + splits - 1) // splits
+    size = tl.maximum((size + BLOCK_P - 1) // BLOCK_P, 1) * BLOCK_P
+    return first, tl.maximum((length + size - 1) // size, 1), size
+
+
+@triton.jit
+def report(errors, word: tl.constexpr, row, value):
+    """Keep the largest (row, value) of a broken rule; decoded in errors.py.
+
+    64 bits: row + 1 in the upper 30, value + 2^32 in the lower 34, clipped to fit.
+    """
+    value = tl.minimum(tl.maximum(value, -4294967296), 8589934591)
+    tl.atomic_max(errors + word, ((row.to(tl.int64) + 1) << 34) + (value + 4294967296))

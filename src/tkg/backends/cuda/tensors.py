@@ -1,0 +1,60 @@
+"""The tensors of a call as kernels take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from tkg.contract import dtypes
+from tkg.contract.arrays import Array, Float8E4M3
+from tkg.contract.cache import KVCache
+
+TORCH = {
+    dtypes.FLOAT32: torch.float32,
+    dtypes.FLOAT16: torch.float16,
+    dtypes.BFLOAT16: torch.bfloat16,
+    dtypes.FLOAT8_E4M3: torch.uint8,
+    dtypes.FLOAT8_E4M3FN: torch.uint8,
+}
+"""torch's dtype of each element type; FP8 as its bytes."""
+
+COMPUTE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def tensor(array: Array) -> torch.Tensor:
+    """The user's memory; FP8 and bool as bytes."""
+    source = array.source.bits if isinstance(array.source, Float8E4M3) else array.source
+    source = source.detach()
+    if array.dtype in (dtypes.FLOAT8_E4M3FN, "bool"):
+        return source.view(torch.uint8)
+    return source
+
+
+def vector(array: Array | None) -> torch.Tensor | None:
+    """All elements of a small array, in order, contiguous; of a [128, n] scale the first row."""
+    return None if array is None else tensor(array).contiguous()
+
+
+def product_dtype(x: str, other: str) -> torch.dtype:
+    """The dtype of products of `x` with `other`: of 16 bits where both are exact in it."""
+    exact = other in (x, *dtypes.FP8)
+    return TORCH[x] if x != dtypes.FLOAT32 and exact else torch.float32
+
+
+def slot_strides(cache: KVCache, array: Array, swapped: bool) -> tuple[int, int, int, int]:
+    """Strides of a cache as `[outer, slot, kv_head, d]`; `swapped`: its two innermost axes are."""
+    view = tensor(array)
+    strides = view.stride()
+    if cache.block_table is not None:
+        return strides if view.ndim == 4 else (*strides[:2], 0, strides[2])
+    outer, *middle, slot, d = strides
+    if swapped:
+        slot, d = d, slot
+    return outer, slot, middle[0] if middle else 0, d
+
+
+def pointer_or_value(scale: Any) -> Any:
+    """A cache scale: a tensor where it is an array on the device, else a float."""
+    return tensor(scale) if isinstance(scale, Array) else scale
