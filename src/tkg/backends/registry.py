@@ -6,6 +6,8 @@ A backend is a module with:
     prepare(part) -> Any                            its own form of a Block or Linear, made once
     attention_block(call) -> BlockOutput            run a BlockCall
     output_projection(call) -> array                run a ProjectionCall
+and, where its arrays are not always on the device that the table names:
+    device() -> str                                 where they are now
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ class Backend:
 
     Attributes:
         name: what a user passes as `backend=`.
-        module: the module that runs calls; `None` if this version has none.
+        module: the module that runs calls.
         device: where its arrays live, as in torch's device types.
         needs: what must be there for it to run.
     """
 
     name: str
-    module: str | None
+    module: str
     device: str
     needs: str
 
@@ -39,7 +41,7 @@ class Backend:
 BACKENDS = (
     Backend("reference", "tkg.backends.reference", "cpu", "NumPy"),
     Backend("cpu", "tkg.backends.cpu", "cpu", "the compiled C++ core"),
-    Backend("cuda", None, "cuda", "an NVIDIA GPU, torch and Triton"),
+    Backend("cuda", "tkg.backends.cuda", "cuda", "an NVIDIA GPU, torch and Triton"),
     Backend("neuron", "tkg.backends.neuron", "cpu", "a NeuronCore, or its simulator nkisim"),
 )
 
@@ -67,15 +69,18 @@ def find(name: str, operation: str) -> Backend:
 @functools.cache
 def load(backend: Backend) -> ModuleType:
     """The backend's module."""
-    assert backend.module is not None
     return importlib.import_module(backend.module)
 
 
 def unavailable(backend: Backend) -> str | None:
     """Why a backend cannot run anything on this machine, or `None` if it can."""
-    if backend.module is None:
-        return f"not part of this version of tkg (it will need {backend.needs})"
     return load(backend).unavailable()
+
+
+def device_of(backend: Backend) -> str:
+    """Where a backend's arrays live in this process, as in torch's device types."""
+    module = load(backend)
+    return module.device() if hasattr(module, "device") else backend.device
 
 
 def unsupported(backend: Backend, call: Call) -> list[str]:
@@ -86,9 +91,9 @@ def unsupported(backend: Backend, call: Call) -> list[str]:
 
 def _unsupported_here(backend: Backend, call: Call) -> list[str]:
     """The same for a backend that can run on this machine."""
-    device = call.device
-    if device not in (backend.device, "none") and device.split(":")[0] != backend.device:
-        return [f"it works on arrays on {backend.device}; these are on {device}"]
+    device, needed = call.device, device_of(backend)
+    if device not in (needed, "none") and device.split(":")[0] != needed:
+        return [f"it works on arrays on {needed}; these are on {device}"]
     return list(load(backend).unsupported(call))
 
 

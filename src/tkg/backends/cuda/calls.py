@@ -24,7 +24,7 @@ from tkg.backends.cuda.projections import (
     partial_sums,
     prepared,
 )
-from tkg.backends.cuda.tensors import TORCH, pointer_or_value, tensor, vector
+from tkg.backends.cuda.tensors import TORCH, as_stored, pointer_or_value, tensor, vector
 from tkg.contract import dtypes
 from tkg.contract.block import BlockCall, QKNorm
 from tkg.contract.output import BlockOutput
@@ -52,7 +52,9 @@ def attention_block(call: BlockCall) -> BlockOutput:
             partial = partial_sums(dense(out, call.x.dtype), block.out)
             out = torch.empty(call.out_shape(), dtype=TORCH[call.x.dtype], device=call.device)
             finished(partial, block.out, out, block.lnc if block.transposed_out else None, visible)
-    return BlockOutput(out, k_new, v_new) if call.slot_ids is None else BlockOutput(out)
+    if call.slot_ids is not None:
+        return BlockOutput(out)
+    return BlockOutput(out, *(as_stored(new, call.cache.v.dtype) for new in (k_new, v_new)))
 
 
 def _hidden_rows(call: BlockCall) -> Rows:

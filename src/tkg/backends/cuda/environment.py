@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import os
+
+_OR_INTERPRET = " (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for testing)"
 
 
 def interpreting() -> bool:
@@ -25,11 +28,19 @@ def unavailable() -> str | None:
         return f"{' and '.join(missing)} is not installed (it needs torch and triton)"
     if interpreting():
         return None
+    if not _driver():
+        return f"there is no NVIDIA driver here (libcuda.so.1){_OR_INTERPRET}"
     import torch
 
     if not torch.cuda.is_available():
-        return (
-            "torch finds no CUDA device here (TRITON_INTERPRET=1 runs the kernels on the CPU, "
-            "slowly, for testing)"
-        )
+        return f"torch {torch.__version__} finds no CUDA device here{_OR_INTERPRET}"
     return None
+
+
+def _driver() -> bool:
+    """Whether the driver's library is there. Asked first: to load torch takes seconds."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
+
+from tkg.backends.cuda.environment import interpreting
 
 
 def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
@@ -13,4 +16,10 @@ def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
         grid: programs along up to three axes.
         arguments: all of the kernel's, by name, and Triton's own (`num_warps`, `num_stages`).
     """
-    kernel[grid](**arguments)
+    if not interpreting():
+        kernel[grid](**arguments)
+        return
+    with warnings.catch_warnings():
+        # NumPy, which interprets, remarks on Inf and NaN where a GPU goes on in silence.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        kernel[grid](**arguments)

@@ -32,6 +32,11 @@ def tensor(array: Array) -> torch.Tensor:
     return source
 
 
+def as_stored(data: torch.Tensor, dtype: str) -> torch.Tensor:
+    """A workspace of the contract's `dtype` as torch has it: e4m3fn has a type, e4m3 is bytes."""
+    return data.view(torch.float8_e4m3fn) if dtype == dtypes.FLOAT8_E4M3FN else data
+
+
 def vector(array: Array | None) -> torch.Tensor | None:
     """All elements of a small array, in order, contiguous; of a [128, n] scale the first row."""
     return None if array is None else tensor(array).contiguous()

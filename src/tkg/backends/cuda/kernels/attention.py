@@ -1,4 +1,4 @@
-"""Attention of a row's new tokens over one split of its cache slots; split 0 takes the new ones too.
+"""Attention of a row's new tokens over one split of its cache slots; split 0 has the new ones too.
 
     scores[t, p] = (Q[t, :] . K[p, :]) * scale         where t may see p, else -Inf
     m[t] = max_p scores    p = 2^(scores - m)    l[t] = sum_p p    acc[t, :] = sum_p p V[p, :]
