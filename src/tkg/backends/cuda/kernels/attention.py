@@ -100,6 +100,44 @@ def slot_offsets(table, position, seen, b, geometry, k_strides, v_strides, error
     return k_at, v_at, seen
 
 
+@triton.jit
+def new_tokens(
+    state,
+    queries,
+    new,
+    where,
+    tokens,
+    scale,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    FP8: tl.constexpr,
+    FN: tl.constexpr,
+):
+    """The online softmax over the new tokens, causal or by the mask."""
+    m, l, acc = state
+    k_new, v_new, mask, mask_strides, prior, window = new
+    b, kv, head, token, row_ok, d = where
+    for tile_low in range(0, tokens, BLOCK_P):
+        position = tile_low + tl.arange(0, BLOCK_P)
+        seen = position < tokens
+        if mask is not None:
+            at = prior + position
+            visible = mask_tile(mask, mask_strides, at, seen, b, head, token, row_ok)
+            seen = tl.max(visible.to(tl.int32), 0) > 0
+        else:
+            visible = seen[None, :] & (position[None, :] <= token[:, None])
+            if window is not None:
+                visible = visible & (position[None, :] > (token - window)[:, None])
+        at = ((b.to(tl.int64) * tokens + position) * KV_HEADS + kv) * D
+        ok = seen[None, :] & (d < D)[:, None]
+        k = tl.load(k_new + at[None, :] + d[:, None], mask=ok, other=0)
+        v = tl.load(v_new + at[:, None] + d[None, :], mask=tl.trans(ok), other=0)
+        k, v = widened(k, queries.dtype, FP8, FN), widened(v, queries.dtype, FP8, FN)
+        m, l, acc = online((m, l, acc), queries, k, v, visible, scale, True)
+    return m, l, acc
+
+
 @triton.jit(do_not_specialize=["batch", "tokens", "prior"])
 def attention(
     q,
@@ -184,23 +222,11 @@ def attention(
         m, l, acc = online((m, l, acc), queries, k, v, visible, scale, PARTIAL)
 
     if split == 0:
-        for tile_low in range(0, tokens, BLOCK_P):
-            new = tile_low + tl.arange(0, BLOCK_P)
-            seen = new < tokens
-            if mask is not None:
-                visible = mask_tile(mask, mask_strides, prior + new, seen, b, head, token, row_ok)
-                seen = tl.max(visible.to(tl.int32), 0) > 0
-            else:
-                visible = seen[None, :] & (new[None, :] <= token[:, None])
-                if window is not None:
-                    visible = visible & (new[None, :] > (token - window)[:, None])
-            at = ((b.to(tl.int64) * tokens + new) * KV_HEADS + kv) * D
-            ok = seen[None, :] & d_ok[:, None]
-            k = tl.load(k_new + at[None, :] + d[:, None], mask=ok, other=0)
-            v = tl.load(v_new + at[:, None] + d[None, :], mask=tl.trans(ok), other=0)
-            k, v = widened(k, COMPUTE, FP8, FN), widened(v, COMPUTE, FP8, FN)
-            m, l, acc = online((m, l, acc), queries, k, v, visible, scale, True)
-
+        new = (k_new, v_new, mask, mask_strides, prior, window)
+        where = (b, kv, head, token, row_ok, d)
+        m, l, acc = new_tokens(
+            (m, l, acc), queries, new, where, tokens, scale, KV_HEADS, D, BLOCK_P, FP8, FN
+        )
     total = tl.cast(batch, tl.int64) * Q_HEADS * tokens
     place = split * total + (b.to(tl.int64) * Q_HEADS + kv * (Q_HEADS // KV_HEADS)) * tokens + row
     tl.store(m_out + place, m, mask=row_ok)
