@@ -16,6 +16,7 @@ def launch(kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
         grid: programs along up to three axes.
         arguments: all of the kernel's, by name, and Triton's own (`num_warps`, `num_stages`).
     """
+    arguments["enable_fp_fusion"] = True  # Triton's default, which it is about to change
     if not interpreting():
         kernel[grid](**arguments)
         return

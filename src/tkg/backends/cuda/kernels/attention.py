@@ -188,8 +188,10 @@ def attention(
     head, token = kv * (Q_HEADS // KV_HEADS) + row // tokens, row % tokens
     d = tl.arange(0, PADDED_D)
     d_ok = d < D
-    at = ((b.to(tl.int64) * tokens + token) * Q_HEADS + head) * D
-    queries = tl.load(q + at[:, None] + d[None, :], mask=row_ok[:, None] & d_ok[None, :], other=0.0)
+    q_at = ((b.to(tl.int64) * tokens + token) * Q_HEADS + head) * D
+    queries = tl.load(
+        q + q_at[:, None] + d[None, :], mask=row_ok[:, None] & d_ok[None, :], other=0.0
+    )
     queries = rounded(queries, COMPUTE)
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)
@@ -214,10 +216,10 @@ def attention(
             table, position, seen, b, geometry, k_strides, v_strides, errors
         )
         visible = visible & seen[None, :]
-        at = k_at[None, :] + d.to(tl.int64)[:, None] * k_strides[3]
-        k = tl.load(k_base + at, mask=seen[None, :] & d_ok[:, None], other=0)
-        at = v_at[:, None] + d.to(tl.int64)[None, :] * v_strides[3]
-        v = tl.load(v_base + at, mask=seen[:, None] & d_ok[None, :], other=0)
+        k_at = k_at[None, :] + d.to(tl.int64)[:, None] * k_strides[3]
+        k = tl.load(k_base + k_at, mask=seen[None, :] & d_ok[:, None], other=0)
+        v_at = v_at[:, None] + d.to(tl.int64)[None, :] * v_strides[3]
+        v = tl.load(v_base + v_at, mask=seen[:, None] & d_ok[None, :], other=0)
         k, v = widened(k, COMPUTE, FP8, FN), widened(v, COMPUTE, FP8, FN)
         m, l, acc = online((m, l, acc), queries, k, v, visible, scale, PARTIAL)
 

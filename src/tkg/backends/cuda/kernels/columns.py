@@ -32,8 +32,9 @@ def dequantized(y, scale, input_scale, section, column, ok, KIND: tl.constexpr):
     """`y` times the scales of its columns, which lie in `section` (0, 1, 2: Q, K, V)."""
     if KIND == 2:
         return y * tl.load(scale + column, mask=ok, other=0.0).to(tl.float32)
-    if KIND == 1:
+    elif KIND == 1:
         return y * (tl.load(scale).to(tl.float32) * tl.load(input_scale).to(tl.float32))
-    if KIND == 3:
+    elif KIND == 3:
         return y * (tl.load(scale + section).to(tl.float32) * tl.load(input_scale).to(tl.float32))
-    return y
+    else:
+        return y

@@ -17,8 +17,9 @@ def decode_fp8(bits, FN: tl.constexpr):
     value = (((code & 0x80) << 8) | (magnitude << 7)).to(tl.float16, bitcast=True) * 256.0
     if FN:
         return tl.where(magnitude == 0x7F, float("nan"), value)
-    special = ((code & 0x80) << 8) | tl.where(magnitude == 0x78, 0x7C00, 0x7E00).to(tl.uint16)
-    return tl.where(magnitude >= 0x78, special.to(tl.float16, bitcast=True), value)
+    else:
+        special = ((code & 0x80) << 8) | tl.where(magnitude == 0x78, 0x7C00, 0x7E00).to(tl.uint16)
+        return tl.where(magnitude >= 0x78, special.to(tl.float16, bitcast=True), value)
 
 
 @triton.jit

@@ -19,7 +19,8 @@ def rounded(x, KIND: tl.constexpr):
         bits = x.to(tl.uint32, bitcast=True)
         upper = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16)
         return tl.where(x != x, 0x7FC0, upper).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    return x.to(KIND)
+    else:
+        return x.to(KIND)
 
 
 @triton.jit

@@ -27,9 +27,9 @@ def at_inner(index, inner, outer_stride, inner_stride):
     """Offsets of a two-part axis; `inner` None: it has one part."""
     if inner is None:
         return index.to(tl.int64) * inner_stride
-    return (index // inner).to(tl.int64) * outer_stride + (index % inner).to(
-        tl.int64
-    ) * inner_stride
+    else:
+        outer, rest = (index // inner).to(tl.int64), (index % inner).to(tl.int64)
+        return outer * outer_stride + rest * inner_stride
 
 
 @triton.jit
@@ -74,14 +74,15 @@ def project(
     first_row, first_column = tl.program_id(0) * BLOCK_R, tl.program_id(1) * BLOCK_N
     k_low = split * K_SPLIT
     k_high = tl.minimum(k_low + K_SPLIT, K)
-    if first_column >= N:
-        for tile in range(BLOCK_R // SQUARE_ROWS):
-            row = first_row + tile * SQUARE_ROWS + tl.arange(0, SQUARE_ROWS)
-            row_at = at_inner(row, row_inner, row_outer_stride, row_inner_stride)
-            features = (k_inner, k_outer_stride, k_inner_stride)
-            out = squares + split.to(tl.int64) * rows
-            sum_squares(x, row_at, k_low, k_high, out, row, row < rows, features, BLOCK_K)
-        return
+    if squares is not None:
+        if first_column >= N:
+            for tile in range(BLOCK_R // SQUARE_ROWS):
+                row = first_row + tile * SQUARE_ROWS + tl.arange(0, SQUARE_ROWS)
+                row_at = at_inner(row, row_inner, row_outer_stride, row_inner_stride)
+                features = (k_inner, k_outer_stride, k_inner_stride)
+                out = squares + split.to(tl.int64) * rows
+                sum_squares(x, row_at, k_low, k_high, out, row, row < rows, features, BLOCK_K)
+            return
     row = first_row + tl.arange(0, BLOCK_R)
     column = first_column + tl.arange(0, BLOCK_N)
     row_at = at_inner(row, row_inner, row_outer_stride, row_inner_stride)

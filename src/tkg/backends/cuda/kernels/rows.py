@@ -17,8 +17,9 @@ def row_start(pos_ids, pos_stride, row, prior):
     """Valid cache slots of a row, -1 for a padded row."""
     if pos_ids is None:
         return tl.cast(prior, tl.int64)
-    start = tl.load(pos_ids + row.to(tl.int64) * pos_stride).to(tl.int64)
-    return tl.where((start >= 0) & (start <= prior), start, -1)
+    else:
+        start = tl.load(pos_ids + row.to(tl.int64) * pos_stride).to(tl.int64)
+        return tl.where((start >= 0) & (start <= prior), start, -1)
 
 
 @triton.jit
