@@ -72,6 +72,7 @@ def attended(
         batch=call.batch,
         **_constants(call),
         BLOCK_M=cut.block_m,
+        BLOCK_NEW=min(max(plan.power_of_two(call.tokens), 16), cut.block_p),
         COMPUTE=COMPUTE[compute],
         FP8=call.cache.v.dtype in dtypes.FP8,
         FN=call.cache.v.dtype == dtypes.FLOAT8_E4M3FN,

@@ -78,6 +78,21 @@ def mask_tile(mask, mask_strides, position, position_ok, b, head, token, row_ok)
 
 
 @triton.jit
+def visible_slots(position, there, start, window, mask, mask_strides, rows):
+    """Slots that some row of the tile sees `[P]`, and who sees which: `[M, P]`, or `[1, P]` where
+    all rows see the same."""
+    b, head, token, row_ok = rows
+    if mask is not None:
+        visible = mask_tile(mask, mask_strides, position, there, b, head, token, row_ok)
+        return tl.max(visible.to(tl.int32), 0) > 0, visible
+    elif window is not None:
+        there = there & (position > start - window)
+        return there, there[None, :] & (position[None, :] > (start + token - window)[:, None])
+    else:
+        return there, there[None, :]
+
+
+@triton.jit
 def slot_offsets(table, position, seen, b, geometry, k_strides, v_strides, errors):
     """Offsets of slots in K and V, and which of them can be read.
 
@@ -110,7 +125,7 @@ def new_tokens(
     scale,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_P: tl.constexpr,
+    BLOCK_NEW: tl.constexpr,
     FP8: tl.constexpr,
     FN: tl.constexpr,
 ):
@@ -118,8 +133,8 @@ def new_tokens(
     m, l, acc = state
     k_new, v_new, mask, mask_strides, prior, window = new
     b, kv, head, token, row_ok, d = where
-    for tile_low in range(0, tokens, BLOCK_P):
-        position = tile_low + tl.arange(0, BLOCK_P)
+    for tile_low in range(0, tokens, BLOCK_NEW):
+        position = tile_low + tl.arange(0, BLOCK_NEW)
         seen = position < tokens
         if mask is not None:
             at = prior + position
@@ -168,6 +183,7 @@ def attention(
     PADDED_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    BLOCK_NEW: tl.constexpr,
     COMPUTE: tl.constexpr,
     FP8: tl.constexpr,
     FN: tl.constexpr,
@@ -203,15 +219,9 @@ def attention(
     high = tl.minimum(low + size, start)
     for tile_low in range(low.to(tl.int32), high.to(tl.int32), BLOCK_P):
         position = tile_low + tl.arange(0, BLOCK_P)
-        seen = position < high
-        if mask is not None:
-            visible = mask_tile(mask, mask_strides, position, seen, b, head, token, row_ok)
-            seen = tl.max(visible.to(tl.int32), 0) > 0
-        elif window is not None:
-            seen = seen & (position > start - window)
-            visible = seen[None, :] & (position[None, :] > (start + token - window)[:, None])
-        else:
-            visible = seen[None, :]
+        seen, visible = visible_slots(
+            position, position < high, start, window, mask, mask_strides, (b, head, token, row_ok)
+        )
         k_at, v_at, seen = slot_offsets(
             table, position, seen, b, geometry, k_strides, v_strides, errors
         )
@@ -227,7 +237,7 @@ def attention(
         new = (k_new, v_new, mask, mask_strides, prior, window)
         where = (b, kv, head, token, row_ok, d)
         m, l, acc = new_tokens(
-            (m, l, acc), queries, new, where, tokens, scale, KV_HEADS, D, BLOCK_P, FP8, FN
+            (m, l, acc), queries, new, where, tokens, scale, KV_HEADS, D, BLOCK_NEW, FP8, FN
         )
     total = tl.cast(batch, tl.int64) * Q_HEADS * tokens
     place = split * total + (b.to(tl.int64) * Q_HEADS + kv * (Q_HEADS // KV_HEADS)) * tokens + row
