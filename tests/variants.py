@@ -12,7 +12,7 @@ from tkg.contract.dtypes import SKIP_SLOT
 from tkg.testing.problem import logical, new_slots, of_call
 from tkg.testing.rounding import unit_roundoff
 
-BITWISE = ("cpu",)
+BITWISE = ("cpu", "cuda")
 """Backends that promise the same bits however a call is said."""
 
 ROW_AXIS = {"X": 0, "pos_ids": 0, "cos": 1, "sin": 1, "attention_mask": 1}

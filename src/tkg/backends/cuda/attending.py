@@ -44,7 +44,7 @@ def attended(
     """Launch attention over every split of every row."""
     heads, window = call.block.heads, call.block.sliding_window
     compute, cut = _compute(call), plan_of(call)
-    longest = call.prior if window is None else min(call.prior, window + cut.block_p)
+    longest = call.prior if window is None else min(call.prior, window + plan.WINDOW_UNIT)
     splits = plan.most_splits(longest)
     shape = (splits, call.batch, heads.q, call.tokens)
     new = {"dtype": torch.float32, "device": call.device}
@@ -72,6 +72,7 @@ def attended(
         batch=call.batch,
         **_constants(call),
         BLOCK_M=cut.block_m,
+        BLOCK_P=cut.block_p,
         BLOCK_NEW=min(max(plan.power_of_two(call.tokens), 16), cut.block_p),
         COMPUTE=COMPUTE[compute],
         FP8=call.cache.v.dtype in dtypes.FP8,
@@ -120,7 +121,6 @@ def _constants(call: BlockCall) -> dict[str, Any]:
         "KV_HEADS": heads.kv,
         "D": heads.d_head,
         "PADDED_D": max(plan.power_of_two(heads.d_head), 16),
-        "BLOCK_P": plan_of(call).block_p,
     }
 
 

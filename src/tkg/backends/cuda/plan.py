@@ -15,7 +15,8 @@ INTERPRETED_PROGRAMS = 8
 """The same under the interpreter, which runs one at a time."""
 
 MOST_SPLITS = 32
-LEAST_SPLIT = 128
+SPLIT_UNIT = 128
+WINDOW_UNIT = 64
 """Of a row's cache slots (the same numbers as in kernels/rows.py)."""
 
 BLOCK_COLUMNS = 128
@@ -81,4 +82,4 @@ def attention(rows: int, d_head: int, narrow: bool) -> AttentionPlan:
 
 def most_splits(longest: int) -> int:
     """Splits of the longest row there may be."""
-    return min(max(up(longest, LEAST_SPLIT), 1), MOST_SPLITS)
+    return min(max(up(longest, SPLIT_UNIT), 1), MOST_SPLITS)

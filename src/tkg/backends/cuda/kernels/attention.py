@@ -195,7 +195,7 @@ def attention(
     tile, kv = tl.program_id(0) % tiles, tl.program_id(0) // tiles % KV_HEADS
     b = tl.program_id(0) // tiles // KV_HEADS
     start = row_start(pos_ids, pos_stride, b, prior)
-    first, count, size = row_splits(start, window, BLOCK_P)
+    first, count, size = row_splits(start, window)
     if (start < 0) | (split >= count):
         return
 

@@ -88,7 +88,6 @@ def merge(
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
     PADDED_D: tl.constexpr,
-    BLOCK_P: tl.constexpr,
     SKIP_ATTENTION: tl.constexpr,
 ):
     row, head = tl.program_id(0), tl.program_id(1)
@@ -102,7 +101,7 @@ def merge(
             at = (row.to(tl.int64) * Q_HEADS + head) * D
             value = tl.load(q + at + d, mask=ok, other=0.0)
         else:
-            first, count, size = row_splits(start, window, BLOCK_P)
+            first, count, size = row_splits(start, window)
             place = (b.to(tl.int64) * Q_HEADS + head) * tokens + s
             total = tl.cast(batch, tl.int64) * Q_HEADS * tokens
             logit = None if sink is None else sink + head

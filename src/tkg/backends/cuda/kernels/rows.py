@@ -8,8 +8,10 @@ import triton
 import triton.language as tl
 
 MOST_SPLITS: tl.constexpr = tl.constexpr(32)
-LEAST_SPLIT: tl.constexpr = tl.constexpr(128)
-"""A row's slots are cut into at most this many splits, of at least so many slots."""
+SPLIT_UNIT: tl.constexpr = tl.constexpr(128)
+WINDOW_UNIT: tl.constexpr = tl.constexpr(64)
+"""A row's slots are cut into at most MOST_SPLITS, of a multiple of SPLIT_UNIT slots. The first slot
+of a window is taken down to a multiple of WINDOW_UNIT, which tiles of positions divide."""
 
 
 @triton.jit
@@ -23,19 +25,18 @@ def row_start(pos_ids, pos_stride, row, prior):
 
 
 @triton.jit
-def row_splits(start, window, BLOCK_P: tl.constexpr):
-    """First slot that some token sees (at a tile's edge), number of splits, slots a split.
+def row_splits(start, window):
+    """First slot to look at, number of splits, slots a split: from the row's own length only.
 
-    They follow from the row's own length only. A row without slots has one split.
+    Up to MOST_SPLITS * SPLIT_UNIT slots, splits begin at the same slots whatever the length. A row
+    without slots has one split.
     """
     first = start * 0
     if window is not None:
-        first = tl.maximum(start - window + 1, 0) // BLOCK_P * BLOCK_P
-    length = tl.maximum(start - first, 0)
-    splits = tl.minimum(tl.maximum((length + LEAST_SPLIT - 1) // LEAST_SPLIT, 1), MOST_SPLITS)
-    size = (length + splits - 1) // splits
-    size = tl.maximum((size + BLOCK_P - 1) // BLOCK_P, 1) * BLOCK_P
-    return first, tl.maximum((length + size - 1) // size, 1), size
+        first = tl.maximum(start - window + 1, 0) // WINDOW_UNIT * WINDOW_UNIT
+    units = (tl.maximum(start - first, 1) + SPLIT_UNIT - 1) // SPLIT_UNIT
+    each = (units + MOST_SPLITS - 1) // MOST_SPLITS
+    return first, (units + each - 1) // each, each * SPLIT_UNIT
 
 
 @triton.jit

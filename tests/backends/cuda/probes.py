@@ -1,0 +1,30 @@
+"""Kernels that do one thing, to look at it."""
+
+import triton
+import triton.language as tl
+
+from tkg.backends.cuda.kernels.fp8 import decode_fp8, encode_fp8
+from tkg.backends.cuda.kernels.numbers import rounded
+
+
+@triton.jit
+def decode(codes, out, SIZE: tl.constexpr, FN: tl.constexpr):
+    """uint8 codes to float32."""
+    i = tl.arange(0, SIZE)
+    tl.store(out + i, decode_fp8(tl.load(codes + i), FN).to(tl.float32))
+
+
+@triton.jit
+def encode(values, out, SIZE: tl.constexpr):
+    """float32 to uint8 codes."""
+    i = tl.arange(0, SIZE)
+    tl.store(out + i, encode_fp8(tl.load(values + i)))
+
+
+@triton.jit
+def round_16(values, out, SIZE: tl.constexpr, BF16: tl.constexpr):
+    """float32 to 16 bits and back."""
+    i = tl.arange(0, SIZE)
+    x = tl.load(values + i)
+    y = rounded(x, tl.bfloat16) if BF16 else rounded(x, tl.float16)
+    tl.store(out + i, y.to(tl.float32))
