@@ -72,7 +72,11 @@ def online(state, q, k, v, visible, scale, PARTIAL: tl.constexpr):
 def mask_tile(mask, mask_strides, position, position_ok, b, head, token, row_ok):
     """`[M, P]`: who sees which position, by the mask."""
     p_stride, b_stride, head_stride, token_stride = mask_strides
-    row_at = b.to(tl.int64) * b_stride + head.to(tl.int64) * head_stride + token * token_stride
+    row_at = (
+        b.to(tl.int64) * b_stride
+        + head.to(tl.int64) * head_stride
+        + token.to(tl.int64) * token_stride
+    )
     at = position.to(tl.int64)[None, :] * p_stride + row_at[:, None]
     return tl.load(mask + at, mask=row_ok[:, None] & position_ok[None, :], other=0) != 0
 
