@@ -23,7 +23,6 @@ from tkg.backends.cuda.tensors import (
 )
 from tkg.contract import dtypes
 from tkg.contract.block import BlockCall
-from tkg.contract.quantization import QuantizationType
 
 
 class Parts(NamedTuple):
@@ -136,16 +135,17 @@ def merged(
         The attention output: rows `[R, q * d]` for the output projection, or the contract's
         `[B, q, d, S]` where there is none.
     """
-    block, static = call.block, QuantizationType.STATIC
+    block = call.block
     out, strides = _attention_output(call)
-    quantized = block.out is not None and block.out.quantization is static
+    # Only a STATIC projection has one.
+    input_scale = None if block.out is None else vector(block.out.input_scale)
     launch(
         merge,
         (call.batch * call.tokens, block.heads.q),
         **(dict.fromkeys(("acc", "m", "l")) if parts is None else parts._asdict()),
         q=new[0],
         sink=vector(block.sink),
-        input_scale=vector(block.out.input_scale) if quantized else None,
+        input_scale=input_scale,
         attention_scale=block.attention_scale,
         out=out,
         out_strides=strides,

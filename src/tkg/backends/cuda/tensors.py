@@ -51,10 +51,10 @@ def product_dtype(x: str, other: str) -> torch.dtype:
 def slot_strides(cache: KVCache, array: Array, swapped: bool) -> tuple[int, int, int, int]:
     """Strides of a cache as `[outer, slot, kv_head, d]`; `swapped`: its two innermost axes are."""
     view = tensor(array)
-    strides = view.stride()
     if cache.block_table is not None:
-        return strides if view.ndim == 4 else (*strides[:2], 0, strides[2])
-    outer, *middle, slot, d = strides
+        outer, slot, *middle, d = view.stride()
+    else:
+        outer, *middle, slot, d = view.stride()
     if swapped:
         slot, d = d, slot
     return outer, slot, middle[0] if middle else 0, d
