@@ -11,6 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.calls import BACKENDS
+from tests.interpreter import INTERPRETED, patch_once
+
+if INTERPRETED:
+    patch_once()
 
 settings.register_profile(
     "tkg",
@@ -23,6 +27,14 @@ settings.register_profile(
 )
 settings.register_profile("explore", settings.get_profile("tkg"), derandomize=False)
 settings.load_profile(os.environ.get("TKG_HYPOTHESIS", "tkg"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under Triton's interpreter, leave out what repeats another test on other numbers."""
+    left_out = [i for i in items if INTERPRETED and i.get_closest_marker("repeats")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(params=BACKENDS, scope="session")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ class Target:
         return 0
 
 
-def record(capability: int) -> list[Cubin]:
-    """From now on launches of this process are compiled, each variant once, and listed here."""
+def record(capability: int, take: Callable[[Cubin], None]) -> None:
+    """From now on launches of this process are compiled instead; each variant is, once."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
@@ -75,7 +76,6 @@ def record(capability: int) -> list[Cubin]:
     driver.set_active(target)
     launch: Any = JITFunction.run
     seen: set[tuple[str, str]] = set()
-    made: list[Cubin] = []
 
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         key = self.__name__, variant(self, args, options)
@@ -86,10 +86,9 @@ def record(capability: int) -> list[Cubin]:
         compiled = launch(self, *args, grid=grid, warmup=True, **options)
         seconds = round(time.perf_counter() - start, 2)
         registers, spilled = resources(compiled.asm["cubin"])
-        made.append(Cubin(*key, registers, spilled, compiled.metadata.shared, seconds))
+        take(Cubin(*key, registers, spilled, compiled.metadata.shared, seconds))
 
     JITFunction.run = compile_only
-    return made
 
 
 def variant(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
@@ -120,26 +119,30 @@ def resources(cubin: bytes) -> tuple[int, int]:
     return usage["REG"], usage["STACK"] + usage["LOCAL"]
 
 
+def too_large(made: list[Cubin], capability: int) -> list[Cubin]:
+    """Those that a GPU refuses to launch: more shared memory than it has for a block."""
+    return [cubin for cubin in made if cubin.shared > SHARED_LIMITS[capability]]
+
+
 def make(case: Case | ProjectionCase) -> None:
     """Everything that a case launches."""
     from tkg.backends import cuda
 
+    backend: Any = cuda
     arguments = {
         name: placed.tensor(value, "cpu") if hasattr(value, "dtype") else value
         for name, value in case.inputs().items()
     }
     if isinstance(case, ProjectionCase):
-        cuda.output_projection(tkg.describe(tkg.output_projection_tkg, **arguments))
+        backend.output_projection(tkg.describe(tkg.output_projection_tkg, **arguments))
     else:
-        cuda.attention_block(tkg.describe(tkg.attention_block_tkg, **arguments))
+        backend.attention_block(tkg.describe(tkg.attention_block_tkg, **arguments))
 
 
 def main(capability: str, *names: str) -> None:
-    made = record(int(capability))
+    record(int(capability), lambda cubin: print(json.dumps(asdict(cubin)), flush=True))
     for name in names:
         make(find(name))
-    for cubin in made:
-        print(json.dumps(asdict(cubin)))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,16 @@ class Part:
 def parts() -> dict[str, Part]:
     """The parts in their order; together they stay below ten minutes."""
     suite = [sys.executable, "-m", "pytest", "tests/backends", "-k", "cuda", "-q", "-W", "default"]
-    suite += ["-n", str(WORKERS), "-p", "no:cacheprovider", "--maxfail", "40"]
+    suite += [
+        "-n",
+        str(WORKERS),
+        "--dist",
+        "worksteal",
+        "-p",
+        "no:cacheprovider",
+        "--maxfail",
+        "40",
+    ]
     # Without PyTorch's pool of memory each array ends where its allocation ends.
     unpooled = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     return {

@@ -20,6 +20,7 @@ def test_block_is_right(backend: str, case: Case) -> None:
     assert not failures(block_checks(backend, call, block_truth(call)))
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("case", BLOCK, ids=str)
 def test_block_agrees_with_the_oracle(backend: str, case: Case) -> None:
     call = case.inputs(seed=1)
@@ -45,6 +46,7 @@ def test_projection_is_right(backend: str, case: ProjectionCase) -> None:
     assert projection_check(backend, call, oracle.output_projection(call)).ok
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("case", BLOCK, ids=str)
 def test_only_the_caches_are_written(backend: str, case: Case) -> None:
     call = case.inputs()
@@ -53,6 +55,7 @@ def test_only_the_caches_are_written(backend: str, case: Case) -> None:
     assert checksums(call) == before
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("case", select("smoke"), ids=str)
 def test_no_case_depends_on_its_seed(backend: str, case: Case | ProjectionCase) -> None:
     for seed in range(3, 6):

@@ -20,7 +20,10 @@ from tkg.testing.case import PADDED, Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
 
 THREADS = (1, 2, 3, 8)
-DTYPES = ("float32", "bfloat16", "float8_e4m3", "float8_e4m3fn")
+DTYPES = (
+    *("float32", "bfloat16", "float8_e4m3"),
+    pytest.param("float8_e4m3fn", marks=pytest.mark.repeats),
+)
 
 
 threads_matter = pytest.mark.parametrize("backend", [b for b in BACKENDS if b == "cpu"])

@@ -18,7 +18,10 @@ from tkg.testing.placed import back, on
 from tkg.testing.problem import logical, new_slots
 from tkg.testing.verify import COMPUTES
 
-DTYPES = ("float32", "bfloat16", "float8_e4m3", "float8_e4m3fn")
+DTYPES = (
+    *("float32", "bfloat16", "float8_e4m3"),
+    pytest.param("float8_e4m3fn", marks=pytest.mark.repeats),
+)
 
 
 def case(cache_dtype: str, **fields) -> Case:

@@ -14,11 +14,13 @@ import pytest
 
 import tkg
 from tests.calls import BACKENDS, run, same_bits
+from tests.interpreter import INTERPRETED
 from tkg.testing.case import Case, ProjectionCase
 
 cpu_only = pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")
 
 
+@pytest.mark.skipif(INTERPRETED, reason="Triton's interpreter has one grid for all threads")
 def test_calls_at_once_do_not_disturb_each_other(backend: str) -> None:
     """Different sizes, so that shared scratch memory would show."""
     calls = [

@@ -40,6 +40,7 @@ def memory(value: Any) -> int:
 SOME = [case for case in CASES if {"smoke", "edge"} & case.tags]
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("case", SOME, ids=str)
 def test_same_bits_as_numpy_and_in_place(backend: str, case: Case) -> None:
     call = case.inputs()
@@ -57,6 +58,7 @@ def test_same_bits_as_numpy_and_in_place(backend: str, case: Case) -> None:
             assert memory(cache) == memory(given[name])
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("case", PROJECTION_CASES, ids=str)
 def test_projection_has_the_same_bits_as_numpy(backend: str, case: ProjectionCase) -> None:
     call = case.inputs()

@@ -155,7 +155,10 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5 * float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("layout", ["flat", "transposed", "block"])
+@pytest.mark.parametrize(
+    "layout",
+    [*(pytest.param(n, marks=pytest.mark.repeats) for n in ("flat", "transposed")), "block"],
+)
 def test_the_call_gives_what_the_layer_gives(
     backend: str, run_model: tuple[str, Any, list[Seen]], layout: str
 ) -> None:

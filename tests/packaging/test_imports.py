@@ -32,6 +32,7 @@ OURS = {
     "tkg.integrations": {"tkg", "tkg.integrations"},
     "tkg.parallel": {"tkg", "tkg.parallel"},
     "tkg.bench": {"tkg", "tkg.contract", "tkg.machine", "tkg.runner", "tkg.testing", "tkg.bench"},
+    "tkg.bench.cuda": {"tkg.backends.registry", "tkg.bench", "tkg.machine", "tkg.testing"},
     "tkg.cli": {"tkg", "tkg.backends", "tkg.contract", "tkg.machine", "tkg.runner", "tkg.testing"}
     | {"tkg.bench", "tkg.cli", "nkisim"},
     "tkg": {"tkg", "tkg.api", "tkg.layer", "tkg.explain", "tkg.machine", "tkg.contract"}
@@ -43,6 +44,7 @@ OURS = {
 OTHERS = {
     "tkg.runner": ARRAYS | RUN,
     "tkg.bench.peers": ARRAYS | {"torch", "onnx", "onnxruntime", "openvino"},
+    "tkg.bench.cuda": ARRAYS | {"torch", "triton"},
     "tkg.bench.engines": ARRAYS | RUN | {"accelerate", "torch", "transformers", "xllamacpp"},
     "tkg.bench.growth": ARRAYS | {"matplotlib"},
     "tkg.bench.roofline": ARRAYS | {"matplotlib"},

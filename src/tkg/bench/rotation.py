@@ -31,9 +31,9 @@ def _bytes(text: str) -> int:
     return int(match[1]) * 2 ** {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
 
 
-def copies(call_bytes: int, cache_bytes: int | None) -> int:
-    """The least number of copies of `call_bytes` that together exceed the cache by `MARGIN`."""
-    limit = MARGIN * (UNKNOWN_CACHE_BYTES if cache_bytes is None else cache_bytes)
+def copies(call_bytes: int, cache_bytes: int | None, margin: int = MARGIN) -> int:
+    """The least number of copies of `call_bytes` that together exceed `margin` such caches."""
+    limit = margin * (UNKNOWN_CACHE_BYTES if cache_bytes is None else cache_bytes)
     return max(1, -(-(limit + 1) // call_bytes))
 
 

@@ -10,12 +10,42 @@ from tkg.bench import inputs, rotation
 from tkg.bench.check import Expected
 from tkg.bench.inputs import Call
 from tkg.bench.peers import CannotRun, Contestant, Peer, Setup
-from tkg.bench.timing import Times, interleaved
+from tkg.bench.timing import Clock, Times, interleaved, wall
 from tkg.bench.workloads import Row
 from tkg.contract.cost import Cost, cost
+from tkg.testing.budgets import Computes
 
 WARM_UP_RUNS = 3
 """Untimed runs before the first turn: they compile, pack weights and start threads."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the contestants run, and how time and memory are measured there.
+
+    Attributes:
+        computes: what tkg's intermediates are rounded to there, as in `tkg.testing.budgets`.
+        cache_bytes: of the last cache before memory; `None` if the machine does not tell.
+        margin: the copies together are so many times that cache.
+        free_memory: bytes that weights and caches may still take.
+        clock: measures a run.
+    """
+
+    computes: Computes
+    cache_bytes: Callable[[], int | None]
+    margin: int
+    free_memory: Callable[[], int]
+    clock: Clock
+
+
+HOST = Place(
+    computes="float32",
+    cache_bytes=lambda: rotation.last_level_cache(),
+    margin=rotation.MARGIN,
+    free_memory=rotation.free_memory,
+    clock=wall,
+)
+"""This machine's processors and main memory."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +56,13 @@ class Plan:
         threads: that tkg and every peer may use.
         rounds: turns of each contestant.
         seconds: timed of each contestant in each row, over all turns.
+        place: where.
     """
 
     threads: int
     rounds: int = 7
     seconds: float = 0.7
+    place: Place = HOST
 
 
 @dataclass(frozen=True)
@@ -99,7 +131,7 @@ def measure(
     contestants = [entry.contestant for entry in loaded.values()]
     for contestant in contestants:
         _warm_up(contestant)
-    taken = interleaved(contestants, plan.rounds, plan.seconds)
+    taken = interleaved(contestants, plan.rounds, plan.seconds, plan.place.clock)
     for (name, entry), times in zip(loaded.items(), taken, strict=True):
         peer = next(peer for peer in peers if peer.name == name)
         results[name] = Result(
@@ -120,6 +152,7 @@ class _Loading:
     def __init__(self, row: Row, plan: Plan) -> None:
         self._row = row
         self._threads = plan.threads
+        self._place = plan.place
         self._base = inputs.distinct(row)
         self._times = row.batch // inputs.distinct_rows(row)
         self._calls: dict[str, tuple[Call, Expected]] = {}
@@ -129,7 +162,7 @@ class _Loading:
         key = "" if peer.ours else peer.computes_in(self._row.dtype)
         if key not in self._calls:
             call = inputs.plain(self._base, key) if key else self._base
-            computes = "same dtype" if key else "float32"
+            computes = "same dtype" if key else self._place.computes
             self._calls[key] = call, Expected(call, computes)
         return self._calls[key]
 
@@ -154,8 +187,9 @@ class _Loading:
         base, expected = self._call(peer)
         call = inputs.repeated(base, self._times)
         size = inputs.big_bytes(call)
-        copies = rotation.copies(size, rotation.last_level_cache())
-        need, free = peer.memory * copies * size, rotation.free_memory()
+        place = self._place
+        copies = rotation.copies(size, place.cache_bytes(), place.margin)
+        need, free = peer.memory * copies * size, place.free_memory()
         if need > 0.9 * free:
             raise CannotRun(f"needs {need / 2**30:.1f} GiB of memory; {free / 2**30:.1f} are free")
         contestant = peer.builder()(Setup(call, copies, self._threads))

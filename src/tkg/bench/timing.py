@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,19 +44,33 @@ class Times:
         return float(low), float(middle), float(high)
 
 
-def interleaved(contestants: Sequence[Runnable], rounds: int, seconds: float) -> list[Times]:
+Clock = Callable[[Callable[[], None]], float]
+"""Runs something and says how many seconds it took."""
+
+
+def wall(run: Callable[[], None]) -> float:
+    """The clock of code that has done its work when it returns."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    contestants: Sequence[Runnable], rounds: int, seconds: float, clock: Clock = wall
+) -> list[Times]:
     """Time every contestant in each of the rounds.
 
     Args:
         contestants: warmed up.
         rounds: each starts with another contestant, so that none always follows the same one.
         seconds: how long each is timed, over all rounds.
+        clock: that measures a run.
     """
     taken: list[list[float]] = [[] for _ in contestants]
     order = list(range(len(contestants)))
     for _ in range(rounds):
         for index in order:
-            taken[index] += _turn(contestants[index], seconds / rounds)
+            taken[index] += _turn(contestants[index], seconds / rounds, clock)
         order = order[1:] + order[:1]
     return [
         Times(tuple(spent), len(spent) * contestant.calls_per_run)
@@ -64,7 +78,7 @@ def interleaved(contestants: Sequence[Runnable], rounds: int, seconds: float) ->
     ]
 
 
-def _turn(contestant: Runnable, seconds: float) -> list[float]:
+def _turn(contestant: Runnable, seconds: float, clock: Clock) -> list[float]:
     """Seconds a call of one turn's runs. An untimed run comes first: it wakes the threads up."""
     time.sleep(PAUSE_SECONDS)
     contestant.settle()
@@ -73,7 +87,5 @@ def _turn(contestant: Runnable, seconds: float) -> list[float]:
     end = time.perf_counter() + seconds
     while len(spent) < LEAST_CALLS or time.perf_counter() < end:
         contestant.settle()
-        start = time.perf_counter()
-        contestant.run()
-        spent.append((time.perf_counter() - start) / contestant.calls_per_run)
+        spent.append(clock(contestant.run) / contestant.calls_per_run)
     return spent

@@ -100,6 +100,15 @@ QUICK: tuple[Row, ...] = (
 )
 """`tkg bench --quick`."""
 
+H100: tuple[Row, ...] = (
+    Row("llama3-8b"),
+    Row("llama3-8b", context=16384),
+    Row("llama3-8b", batch=16),
+    Row("llama3-8b", batch=16, context=16384),
+    Row("llama3-8b", dtype="fp8-row-kv8"),
+)
+"""`tkg bench --backend cuda`: a whole Llama-3-8B layer, as targets for one H100 are stated."""
+
 
 def rows(
     workloads: Sequence[str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,12 +30,13 @@ WIDTHS = (13, 14, 8, 18, 5, 7, 7, 6, 11, 12)
 
 
 def bench(
+    backend: Annotated[str, typer.Option(help="cpu or cuda: where everybody runs.")] = "cpu",
     workload: Annotated[
         str | None, typer.Option(help="Names, comma-separated, or all; --list shows them.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Names, comma-separated, or all.")] = None,
-    batch: Annotated[str, typer.Option(help="Numbers, comma-separated.")] = "1,16",
-    context: Annotated[str, typer.Option(help="Numbers, comma-separated.")] = "1024,8192",
+    batch: Annotated[str | None, typer.Option(help="Numbers, comma-separated.")] = None,
+    context: Annotated[str | None, typer.Option(help="Numbers, comma-separated.")] = None,
     s_tkg: Annotated[str, typer.Option(help="New tokens a row, comma-separated.")] = "1",
     cache: Annotated[str, typer.Option(help="flat, block or flat,block.")] = "flat",
     peer: Annotated[
@@ -69,6 +70,13 @@ def bench(
     if list_:
         _list(console)
         return
+    if backend == "cuda":
+        options = {"workload": workload, "dtype": dtype, "batch": batch, "context": context}
+        options |= {"s-tkg": s_tkg, "cache": cache, "peer": peer, "out": out}
+        options |= {"seconds": seconds, "rounds": rounds}
+        raise typer.Exit(_on_cuda(options, quick or end_to_end or growth or threads is not None))
+    if backend != "cpu":
+        _refuse(f"--backend must be cpu or cuda; got {backend!r}")
     if isinstance(ceilings(), str):
         _refuse(f"the ceilings cannot be measured: {ceilings()}")
     if threads is not None:
@@ -79,7 +87,8 @@ def bench(
         if growth:
             chosen = _growth_rows(quick, workload, dtype)
         else:
-            chosen = _rows(quick, (workload, dtype, batch, context, s_tkg, cache))
+            sizes = batch or "1,16", context or "1024,8192"
+            chosen = _rows(quick, (workload, dtype, *sizes, s_tkg, cache))
         peers = _peers(quick, "none" if growth and peer is None else peer)
     except ValueError as error:
         _refuse(str(error))
@@ -100,6 +109,16 @@ def bench(
     if failed:
         console.print(f"{failed} FAILED: a wrong answer or a broken peer, see above", style="red")
         raise typer.Exit(1)
+
+
+def _on_cuda(options: dict[str, Any], host_only: bool) -> int:
+    """Hand the options that were given to the GPU's own command."""
+    from tkg.bench.cuda.__main__ import main
+
+    if host_only:
+        _refuse("--quick, --end-to-end, --growth and --threads are for --backend cpu; leave them out")
+    given = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
+    return main([word for pair in given for word in pair])
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from typing import Any, Protocol
 
 from tkg.bench.check import Answer
@@ -81,7 +81,7 @@ class Peer:
     @property
     def ours(self) -> bool:
         """Whether it runs the row's own call, FP8 and pages included."""
-        return self.module == "ours"
+        return self.name == "tkg"
 
     def computes_in(self, dtype: str) -> str:
         """NumPy's name of the dtype that it computes a row in."""
@@ -99,7 +99,9 @@ class Peer:
 
     def version(self) -> str:
         """Of its first package; "" for tkg itself."""
-        return str(version(self.packages[0])) if self.packages else ""
+        if not self.packages:
+            return ""
+        return version(packages_distributions()[self.packages[0]][0])
 
 
 _WIDER = tuple((name, "float32") for name in DTYPES if name != "fp16")
@@ -141,13 +143,47 @@ PEERS: tuple[Peer, ...] = (
 )
 
 
-def find(name: str) -> Peer:
-    """The contestant of that name.
+CUDA_PEERS: tuple[Peer, ...] = (
+    Peer("tkg", "cuda_ours", ("torch", "triton"), "pip install torch", "the cuda backend"),
+    Peer(
+        "torch",
+        "cuda_torch",
+        ("torch",),
+        "pip install torch",
+        "eager operations: linear, RoPE by hand, scaled_dot_product_attention over grouped heads",
+    ),
+    Peer(
+        "torch.compile",
+        "cuda_compile",
+        ("torch", "triton"),
+        "pip install torch",
+        "the same function through torch.compile in mode max-autotune",
+    ),
+    Peer(
+        "flash-attn",
+        "cuda_flash_attn",
+        ("flash_attn", "torch"),
+        "pip install flash-attn",
+        "the same function with flash_attn_with_kvcache as its attention",
+    ),
+    Peer(
+        "flashinfer",
+        "cuda_flashinfer",
+        ("flashinfer", "torch"),
+        "pip install flashinfer-python",
+        "the same function with FlashInfer's batched decode as its attention",
+    ),
+)
+"""Those of `tkg bench --backend cuda`; each one's calls are captured in a CUDA graph."""
+
+
+def find(name: str, known: tuple[Peer, ...] = PEERS) -> Peer:
+    """The contestant of that name among those known.
 
     Raises:
         ValueError: there is none.
     """
-    for peer in PEERS:
+    for peer in known:
         if peer.name == name:
             return peer
-    raise ValueError(f"peer must be one of {', '.join(p.name for p in PEERS)}; got {name!r}")
+    raise ValueError(f"peer must be one of {', '.join(p.name for p in known)}; got {name!r}")

@@ -46,7 +46,23 @@ class Fixed(NamedTuple):
     first: int
 
 
-def block(x: torch.Tensor, layer: Layer, fixed: Fixed) -> torch.Tensor:
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Fixed], torch.Tensor]
+"""Attention of q `[B, S, q_heads, d]` over K and V `[B, kv_heads, slots, d]`; shaped as q."""
+
+
+def grouped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, fixed: Fixed) -> torch.Tensor:
+    """`scaled_dot_product_attention`, the query heads of a group (and the tokens) as its rows."""
+    batch, tokens, _, d = q.shape
+    kv, group = k.shape[1], q.shape[2] // k.shape[1]
+    rows = q.view(batch, tokens, kv, group, d).permute(0, 2, 3, 1, 4)
+    y = F.scaled_dot_product_attention(
+        rows.reshape(batch, kv, group * tokens, d), k, v, attn_mask=fixed.mask, scale=fixed.scale
+    )
+    y = y.view(batch, kv, group, tokens, d).permute(0, 3, 1, 2, 4)
+    return y.reshape(batch, tokens, -1, d)
+
+
+def block(x: torch.Tensor, layer: Layer, fixed: Fixed, attend: Attend = grouped) -> torch.Tensor:
     """`[B, S, H]` to `[B, S, H]`; writes the new K and V into the caches from slot `first` on."""
     batch, tokens, hidden = x.shape
     kv, d = layer.k.shape[1], layer.k.shape[3]
@@ -60,16 +76,7 @@ def block(x: torch.Tensor, layer: Layer, fixed: Fixed) -> torch.Tensor:
     end = fixed.first + tokens
     layer.k[:, :, fixed.first : end] = k.transpose(1, 2)
     layer.v[:, :, fixed.first : end] = v.transpose(1, 2)
-    group = q.shape[2] // kv
-    grouped = q.view(batch, tokens, kv, group, d).permute(0, 2, 3, 1, 4)
-    y = F.scaled_dot_product_attention(
-        grouped.reshape(batch, kv, group * tokens, d),
-        layer.k[:, :, :end],
-        layer.v[:, :, :end],
-        attn_mask=fixed.mask,
-        scale=fixed.scale,
-    )
-    y = y.view(batch, kv, group, tokens, d).permute(0, 3, 1, 2, 4)
+    y = attend(q, layer.k[:, :, :end], layer.v[:, :, :end], fixed)
     return F.linear(y.reshape(batch, tokens, -1), layer.w_out, fixed.b_out)
 
 
@@ -88,8 +95,8 @@ class Torch:
         torch.set_num_threads(setup.threads)
         self._function = function
         self._x = tensor(setup.call["X"])
-        self._fixed = _fixed(setup.call)
-        layer = _layer(setup.call)
+        self._fixed = fixed_of(setup.call)
+        layer = layer_of(setup.call)
         copies = (Layer(*(t.clone() for t in layer)) for _ in range(setup.copies - 1))
         self._layers = [layer, *copies]
         self._next = 0
@@ -125,7 +132,8 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _layer(call: Call) -> Layer:
+def layer_of(call: Call) -> Layer:
+    """The layer of a call; a sink is a slot before the others."""
     weights = (tensor(np.ascontiguousarray(call[name].T)) for name in ("W_qkv", "W_out"))
     caches = (call["K_cache"], call["V_cache"])
     if "sink" in call:
@@ -133,7 +141,9 @@ def _layer(call: Call) -> Layer:
     return Layer(*weights, *(tensor(cache) for cache in caches))
 
 
-def _fixed(call: Call) -> Fixed:
+def fixed_of(call: Call) -> Fixed:
+    """The rest of a call."""
+
     def small(name: str) -> torch.Tensor | None:
         return tensor(call[name][0]) if name in call else None
 
