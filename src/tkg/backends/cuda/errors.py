@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from tkg.backends.cuda.environment import interpreting
+
 RULES = (
     ("pos_ids", "[b, 0] must be -1 (a padded row) or from 0 to S_ctx - S_tkg", "row was padded"),
     ("kv_cache_update_idx", "must name slots in the cache, or 2^32-1", "token was not written"),
@@ -33,16 +35,14 @@ def check(device: str | None = None) -> None:
     """Wait for the device, and raise what its calls found broken since the last check.
 
     Args:
-        device: torch's name, such as "cuda:0"; `None` for the current one.
+        device: torch's name, such as "cuda:0"; `None` or "cuda" for the current one.
 
     Raises:
         ValueError: a position, slot or block was out of range. What it stood for was left out of
             the calls concerned; the words are cleared.
     """
-    from tkg.backends.cuda.environment import interpreting
-
-    if device is None:
-        device = "cpu" if interpreting() else _current()
+    if device is None or device == "cuda":
+        device = _current()
     found = words(device).tolist()  # waits for the device's current stream
     words(device).zero_()
     broken = [
@@ -57,4 +57,4 @@ def check(device: str | None = None) -> None:
 def _current() -> str:
     import torch
 
-    return f"cuda:{torch.cuda.current_device()}"
+    return "cpu" if interpreting() else f"cuda:{torch.cuda.current_device()}"
