@@ -13,10 +13,13 @@ from typing import Any
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def swept(values: Iterable[Any], step: int = 6) -> list[Any]:
-    """All values of a sweep; under the interpreter every `step`th of them and the last."""
+SWEEP_STEP = int(os.environ.get("TKG_SWEEP", "6" if INTERPRETED else "1"))
+
+
+def swept(values: Iterable[Any]) -> list[Any]:
+    """The values of a sweep to try: every `SWEEP_STEP`th, and the last."""
     every = list(values)
-    return [*every[:-1:step], every[-1]] if INTERPRETED else every
+    return [*every[:-1:SWEEP_STEP], every[-1]]
 
 
 def patch_once() -> None:

@@ -29,6 +29,14 @@ def event_clock(run: Callable[[], None]) -> float:
     return start.elapsed_time(end) / 1e3
 
 
+def free_memory() -> int:
+    """Bytes that can be had, those that torch keeps for later included."""
+    import torch
+
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
+
+
 def place() -> Place:
     """The current GPU as a place to run rows in."""
     import torch
@@ -37,7 +45,7 @@ def place() -> Place:
         computes=COMPUTES["cuda"],
         cache_bytes=lambda: torch.cuda.get_device_properties().L2_cache_size,
         margin=MARGIN,
-        free_memory=lambda: torch.cuda.mem_get_info()[0],
+        free_memory=free_memory,
         clock=event_clock,
     )
 
@@ -49,14 +57,16 @@ def ceilings() -> Ceilings:
 
     source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device="cuda")
     to = torch.empty_like(source)
-    copied = min(event_clock(lambda: _drop(to.copy_(source))) for _ in range(REPEATS))
     a = torch.randn(MATMUL, MATMUL, dtype=torch.bfloat16, device="cuda")
-    product = min(event_clock(lambda: _drop(a @ a)) for _ in range(REPEATS))
+
+    def copy() -> None:
+        to.copy_(source)
+
+    def multiply() -> None:
+        torch.mm(a, a)
+
+    copied, product = (min(event_clock(f) for _ in range(REPEATS)) for f in (copy, multiply))
     return Ceilings(2 * COPY_BYTES / copied, 2 * MATMUL**3 / product)
-
-
-def _drop(value: Any) -> None:
-    del value
 
 
 def specified_bandwidth(properties: Any) -> float | None:
