@@ -116,7 +116,8 @@ def _on_cuda(options: dict[str, Any], host_only: bool) -> int:
     from tkg.bench.cuda.__main__ import main
 
     if host_only:
-        _refuse("--quick, --end-to-end, --growth and --threads are for --backend cpu; leave them out")
+        theirs = "--quick, --end-to-end, --growth and --threads"
+        _refuse(f"{theirs} are for --backend cpu; leave them out")
     given = [(f"--{name}", str(value)) for name, value in options.items() if value is not None]
     return main([word for pair in given for word in pair])
 
