@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tkg.backends import registry
 from tkg.cli import verify as module
 from tkg.testing.verify import Row, verify_cases
 
@@ -16,6 +17,7 @@ app.command()(module.verify)
 runner = CliRunner()
 
 
+@pytest.mark.repeats
 def test_smoke_on_a_backend(backend: str) -> None:
     result = runner.invoke(app, ["--backend", backend, "--tag", "smoke"])
     assert result.exit_code == 0, result.output
@@ -50,11 +52,18 @@ def test_nothing_verified_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "0 passed, 0 failed, 1 refused" in result.output
 
 
+def test_a_backend_that_cannot_run_here_is_exit_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "unavailable", lambda backend: f"no {backend.name} in here")
+    result = runner.invoke(app, ["--backend", "cuda"])
+    assert result.exit_code == 2
+    assert "no cuda in here" in result.output
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["--backend", "abacus"], "'abacus'"),
-        (["--backend", "cuda"], "cuda"),
         (["--tag", "nightly"], "'nightly'"),
         (["--case", "llama9"], "'llama9'"),
     ],
