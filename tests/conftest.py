@@ -8,7 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy: the workers share the p
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.calls import BACKENDS
 from tests.interpreter import INTERPRETED, patch_once
@@ -24,6 +24,8 @@ settings.register_profile(
     max_examples=int(os.environ.get("TKG_EXAMPLES", "150")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     print_blob=True,
+    # A smaller example of a failure takes hundreds of calls to find.
+    phases=[p for p in Phase if not (INTERPRETED and p in (Phase.shrink, Phase.explain))],
 )
 settings.register_profile("explore", settings.get_profile("tkg"), derandomize=False)
 settings.load_profile(os.environ.get("TKG_HYPOTHESIS", "tkg"))

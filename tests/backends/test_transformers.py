@@ -190,6 +190,7 @@ def test_the_call_gives_what_the_layer_gives(
         assert first == PROMPT + STEPS
 
 
+@pytest.mark.repeats
 def test_the_objects_give_what_the_layer_gives(
     backend: str, run_model: tuple[str, Any, list[Seen]]
 ) -> None:
