@@ -168,16 +168,22 @@ def test_every_engine_knows_the_week(engine: EngineKind) -> None:
     assert done.tokens == 19 and done.seconds > 0
 
 
+def losses(engine: EngineKind, model: Path) -> np.ndarray:
+    found = engine.load(model, 2).losses(TEXT)
+    assert found is not None
+    return found
+
+
 @pytest.mark.model
 @pytest.mark.slow
 def test_perplexity_is_that_of_transformers() -> None:
     """Of the same values, in float32; and what narrower weights cost is small."""
     model = default_model(lambda done, total: None)
-    theirs = EngineKind("transformers", "float32", "hugging_face").load(model, 2).losses(TEXT)
-    found = {e.weights: e.load(model, 2).losses(TEXT) for e in ENGINES if e.name == "tkg"}
-    assert theirs is not None and len(theirs) > 400
+    theirs = losses(EngineKind("transformers", "float32", "hugging_face"), model)
+    found = {engine.weights: losses(engine, model) for engine in ENGINES if engine.name == "tkg"}
+    assert len(theirs) > 400
     np.testing.assert_allclose(found["float32"], theirs, atol=0.01)
-    perplexity = {weights: np.exp(losses.mean()) for weights, losses in found.items()}
+    perplexity = {weights: np.exp(mine.mean()) for weights, mine in found.items()}
     assert perplexity["float32"] == pytest.approx(np.exp(theirs.mean()), rel=2e-4)
     assert perplexity["bfloat16"] == pytest.approx(perplexity["float32"], rel=0.01)
     assert perplexity["float8"] == pytest.approx(perplexity["bfloat16"], rel=0.05)
