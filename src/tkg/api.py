@@ -200,11 +200,10 @@ def describe(operation: Callable[..., Any], /, *args: Any, **arguments: Any) -> 
 
 def run_block(call: BlockCall, backend: str | None) -> tuple[Any, Any, Any]:
     """Run a validated block call; returns what `attention_block_tkg` returns."""
-    output = registry.load(registry.choose(backend, call)).attention_block(call)
+    output = registry.run(backend, call)
     return call.x.like(output.out), *caches(call, output)
 
 
 def run_projection(call: ProjectionCall, backend: str | None) -> Any:
     """Run a validated projection call."""
-    chosen = registry.load(registry.choose(backend, call))
-    return call.attention.like(chosen.output_projection(call))
+    return call.attention.like(registry.run(backend, call))

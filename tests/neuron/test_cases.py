@@ -1,62 +1,92 @@
-"""Every named case on one core and on two: right within the budgets of its dtypes, or refused, and
-refused is exactly what is listed here."""
+"""Every named case on one core and on two, against float64; or refused, as listed here."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
 
 import pytest
 
 import tkg
-from tests.calls import block_checks, failures, projection_check
+from nkisim import kernel
+from nkisim.report import Report
+from tests.calls import Call, block_checks, checksums, failures, projection_check, run
 from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
 from tkg.testing.verify import block_truth, projection_truth
 
-BLOCK = [case for case in CASES if "ci" in case.tags]
-
 REFUSED = {
-    "gemma3-1b": "d_head",
-    "gemma3-1b-global": "d_head",
-    "d-head-512": "d_head",
-    "smollm2-135m-prompt": "q_heads",
-    "tokens-128": "q_heads",
-    "static-fn": "float8_e4m3fn",
-    "row-fn": "float8_e4m3fn",
-    "fp8-cache-fn": "float8_e4m3fn",
-    "fp8-cache-block": "float8_e4m3fn",
-    "projection-many-rows": "B \\* S",
-    "projection-static-fn": "float8_e4m3fn",
-    "projection-row-fn-transposed-lnc2": "float8_e4m3fn",
+    "d-head-512": "d_head is at most 128; this is 512",
+    "fp8-cache-block": "the cache is float8_e4m3fn",
+    "fp8-cache-fn": "the cache is float8_e4m3fn",
+    "gemma3-1b": "d_head is at most 128; this is 256",
+    "gemma3-1b-global": "d_head is at most 128; this is 256",
+    "projection-many-rows": "B * S is at most 128; this is 231",
+    "projection-row-fn-transposed-lnc2": "weight is float8_e4m3fn",
+    "projection-static-fn": "weight is float8_e4m3fn",
+    "row-fn": "W_qkv is float8_e4m3fn",
+    "smollm2-135m-prompt": "q_heads * S_tkg is at most 128; this is 360",
+    "static-fn": "W_qkv is float8_e4m3fn",
+    "tokens-128": "B * S_tkg is at most 128; this is 256",
 }
-REFUSED_ON_TWO = REFUSED | {"hidden-1": "lnc", "projection-tiny": "lnc"}
+"""Cases that no number of cores runs, each with a part of the reason."""
+
+REFUSED_ON_TWO = {
+    "hidden-1": "on two cores X's H must be even; this is 1",
+    "projection-tiny": "H must be a multiple of lnc = 2; this is 1",
+}
 
 
-def on(case: Case | ProjectionCase, cores: int) -> dict:
-    """The case's call on so many cores; a transposed output has its own number of them."""
-    call = case.inputs()
-    if not (call.get("transposed_out") or call.get("TRANSPOSE_OUT")):
-        call["lnc"] = cores
-    return call
+def launches(case: Case | ProjectionCase) -> list[int]:
+    """The numbers of cores a case is for: a transposed output has a layout for one number."""
+    fixed = case.transposed if isinstance(case, ProjectionCase) else case.projection == "transposed"
+    return [case.lnc] if fixed else [1, 2]
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("case", BLOCK, ids=str)
-def test_block(case: Case, cores: int) -> None:
-    call = on(case, cores)
-    reason = (REFUSED if cores == 1 else REFUSED_ON_TWO).get(case.name)
-    if reason is None:
-        assert not failures(block_checks("neuron", call, block_truth(call)))
+NAMED = [
+    pytest.param(case, lnc, id=f"{case}-{lnc}")
+    for case in (*CASES, *PROJECTION_CASES)
+    if "ci" in case.tags
+    for lnc in launches(case)
+]
+
+
+@pytest.fixture
+def reports() -> Iterator[list[Report]]:
+    """The reports of all launches of a test."""
+    seen: list[Report] = []
+    kernel.on_report.append(seen.append)
+    yield seen
+    kernel.on_report.remove(seen.append)
+
+
+@pytest.mark.parametrize("case, lnc", NAMED)
+def test_case(case: Case | ProjectionCase, lnc: int, reports: list[Report]) -> None:
+    call = case.inputs() | {"lnc": lnc}
+    reason = REFUSED.get(case.name) or (lnc == 2 and REFUSED_ON_TWO.get(case.name))
+    if reason:
+        refused(case, call, reason)
+        assert not reports
         return
-    with pytest.raises(tkg.Unsupported, match=reason):
-        block_checks("neuron", call, None)
-
-
-@pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("case", PROJECTION_CASES, ids=str)
-def test_projection(case: ProjectionCase, cores: int) -> None:
-    call = on(case, cores)
-    reason = (REFUSED if cores == 1 else REFUSED_ON_TWO).get(case.name)
-    if reason is None:
+    if isinstance(case, ProjectionCase):
         assert projection_check("neuron", call, projection_truth(call)).ok
-        return
-    with pytest.raises(tkg.Unsupported, match=reason):
-        projection_check("neuron", call, projection_truth(call))
+    else:
+        before = checksums(call)
+        assert not failures(block_checks("neuron", call, block_truth(call)))
+        assert checksums(call) == before
+    (report,) = reports
+    assert len(report.program.cores) == lnc
+    assert report.findings == []
+
+
+def refused(case: Case | ProjectionCase, call: Call, reason: str) -> None:
+    with pytest.raises(tkg.Unsupported, match=re.escape(reason)) as caught:
+        if isinstance(case, ProjectionCase):
+            tkg.output_projection_tkg(**call, backend="neuron")
+        else:
+            run("neuron", call)
+    assert caught.value.alternatives == ("reference", "cpu")
+
+
+def test_the_lists_name_cases() -> None:
+    assert {*REFUSED, *REFUSED_ON_TWO} <= {str(case) for case in (*CASES, *PROJECTION_CASES)}

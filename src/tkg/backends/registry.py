@@ -16,7 +16,9 @@ import functools
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
+from tkg.contract.block import BlockCall
 from tkg.contract.cost import Call
 from tkg.contract.errors import Unsupported
 
@@ -128,10 +130,30 @@ def choose(name: str | None, call: Call) -> Backend:
     backend = choose_for(name, call.device, call.operation)
     reasons = _unsupported_here(backend, call)
     if reasons:
-        others = [other for other in BACKENDS if other is not backend]
-        able = [other.name for other in others if not unsupported(other, call)]
-        raise Unsupported(call.operation, {backend.name: reasons}, able)
+        raise Unsupported(call.operation, {backend.name: reasons}, _others(backend, call))
     return backend
+
+
+def run(name: str | None, call: Call) -> Any:
+    """What the backend that `choose` names returns for `call`.
+
+    Raises:
+        ValueError, Unsupported: as `choose`; also where only running tells that it cannot.
+    """
+    backend = choose(name, call)
+    module = load(backend)
+    start = module.attention_block if isinstance(call, BlockCall) else module.output_projection
+    try:
+        return start(call)
+    except Unsupported as refusal:
+        others = _others(backend, call)
+        raise Unsupported(call.operation, refusal.reasons, others) from refusal
+
+
+def _others(backend: Backend, call: Call) -> list[str]:
+    """The other backends that could run a call."""
+    others = [other for other in BACKENDS if other is not backend]
+    return [other.name for other in others if not unsupported(other, call)]
 
 
 def status() -> list[tuple[str, str | None]]:

@@ -9,6 +9,8 @@ import numpy as np
 from tkg.backends.neuron.launch import launch
 from tkg.contract.arrays import Array, index_values
 from tkg.contract.block import BlockCall, Linear, QKNorm
+from tkg.contract.cost import Call
+from tkg.contract.errors import Unsupported
 from tkg.contract.output import BlockOutput
 from tkg.contract.projection import ProjectionCall
 
@@ -17,7 +19,7 @@ def attention_block(call: BlockCall) -> BlockOutput:
     """Run a block call; updates the caches in place if it says so."""
     padded = np.zeros(call.batch, bool) if call.positions is None else call.positions[:, 0] < 0
     arguments = block_arguments(call, padded)
-    out, k_new, v_new = launch("attention_block_tkg", call.block.lnc, arguments)
+    out, k_new, v_new = _launch(call, "attention_block_tkg", call.block.lnc, arguments)
     if padded.any():
         out = without_rows(out, padded, call)
     if call.slot_ids is not None:
@@ -155,4 +157,21 @@ def output_projection(call: ProjectionCall) -> np.ndarray:
         "input_scale": _scale(linear.input_scale),
         "TRANSPOSE_OUT": call.transposed_out,
     }
-    return launch("output_projection_tkg", call.lnc, arguments)
+    return _launch(call, "output_projection_tkg", call.lnc, arguments)
+
+
+def _launch(call: Call, kernel: str, lnc: int, arguments: dict[str, Any]) -> Any:
+    """What the kernel returns.
+
+    Raises:
+        Unsupported: SBUF cannot hold its tiles, which only laying them out tells. Nothing has been
+            written.
+    """
+    try:
+        return launch(kernel, lnc, arguments)
+    except AssertionError as error:
+        text = str(error).partition(";")[0]
+        if not text.startswith("SbufManager: "):
+            raise
+        reason = f"SBUF cannot hold the kernel's tiles: {text.removeprefix('SbufManager: ')}"
+        raise Unsupported(call.operation, {"neuron": [reason]}) from error

@@ -34,7 +34,7 @@ from tkg.backends.neuron.layout import (
     hidden_share,
     scalar_column,
 )
-from tkg.backends.neuron.sbuf_manager import SbufManager, row_bytes
+from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of, row_bytes
 from tkg.contract.quantization import QuantizationType
 
 RESULT_BYTES = 48 * 1024  # a partition, that the weights leave to bias, scale and results
@@ -194,6 +194,7 @@ def project_rows(manager, x, weight, after, out, in_sbuf):
     partitions, groups, rows = x[0].shape
     first, share = hidden_share(weight.shape[1])
     width = min(share, column_block(partitions, groups, weight.dtype))
+    width = min(width, columns_that_fit(manager, groups, weight.dtype, share, (out, bias, scale)))
     ring = manager.allocate_ring(
         RING, (partitions, groups, width), weight.dtype, "output_projection.weights"
     )
@@ -220,6 +221,18 @@ def project_rows(manager, x, weight, after, out, in_sbuf):
         if not in_sbuf:
             nisa.dma_copy(out[:, start : start + count], result)
     manager.free_ring("output_projection.weights")
+
+
+def columns_that_fit(manager, groups, dtype, share, others):
+    """Columns of a weight block for which there is room, 64 at least. `others`: the output, of
+    which two blocks are kept; bias and scale, each a row of `share` columns or None."""
+    out, bias, scale = others
+    room = manager.room()
+    for row in (bias, scale):
+        if row != None:
+            room = room - row_bytes((1, share), row.dtype)
+    column = RING * groups * bytes_of(dtype) + 2 * bytes_of(out.dtype)
+    return max(64, room // column // 64 * 64)
 
 
 def finish(result, psum, bias, scale, factor):
