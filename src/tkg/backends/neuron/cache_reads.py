@@ -50,6 +50,10 @@ class CacheReader(nl.NKIObject):
         if self.turned:
             self.key_rows = sbm.stack((PMAX, run, self.d_head), K.dtype, "cache.key_rows")
         self.value_ring = sbm.ring(self.depth, (PMAX, run, self.d_head), V.dtype, "cache.values")
+        # In PSUM: Vector takes one input from there and one from SBUF at twice the speed of two
+        # from SBUF.
+        self.zero = nl.ndarray((PMAX, 1), word_of(V.dtype, self.d_head), buffer=nl.psum)
+        nisa.memset(self.zero, 0)
 
     def keys(self, b, kv, group):
         """The tile with K^T of a group; `key_columns` cuts it."""
@@ -136,7 +140,7 @@ class CacheReader(nl.NKIObject):
         return tile[:, 2 * first + part : 2 * last : 2 * step]
 
     def values(self, b, kv, group, slots):
-        """V of a group, [128, run, d]; `slots` [128, tiles] int32 has 0 where V must not be
+        """V of a group, [128, run, d]; `slots` [128, tiles] uint8 has 0 where V must not be
         used."""
         tile = self.value_ring[self.value_turn % self.depth]
         self.value_turn = self.value_turn + 1
@@ -149,14 +153,11 @@ class CacheReader(nl.NKIObject):
         else:
             source = self.V[b, kv, first : first + height * run, :]
             self.loads.append(nisa.dma_copy(target, source))
-        word = word_of(self.V.dtype, self.d_head)
-        words = target.view(word)
-        masks = slots.view(word)
-        step = masks.shape[1] // slots.shape[1]
-        for l in range(run):
-            part = words[:, l, :]
-            at = (group * run + l) * step
-            nisa.tensor_scalar(part, part, nl.bitwise_and, masks[0:height, at : at + 1])
+        words = target.view(self.zero.dtype)
+        width = words.shape[2]
+        here = slots[0:height, group * run : (group + 1) * run].expand_dim(2).broadcast(2, width)
+        zeros = self.zero[0:height, :].expand_dim(2).broadcast(1, run).broadcast(2, width)
+        nisa.tensor_copy_predicated(words, zeros, here, reverse_pred=True)
         return target
 
 

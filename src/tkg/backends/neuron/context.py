@@ -81,7 +81,7 @@ class Visibility(nl.NKIObject):
     """Who may attend to what.
 
     `scores`: [128, B, tiles, q or 1, S or 1] uint8, nonzero where a cache slot counts;
-    `slots`: [128, B, kv or 1, tiles] int32, all bits set where the slot's V may be used;
+    `slots`: [128, B, kv or 1, tiles] uint8, nonzero where the slot's V may be used;
     `new`: [128, S', B, q, S] uint8 on every partition for an explicit mask; None for causal, then
     within `window` (0: no window); `sink`: [128, q] float32 on every partition, or None.
     """
@@ -100,7 +100,6 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
     tiles = context.tiles()
     spread = tokens if window > 0 else 1
     scores = sbm.stack((PMAX, batch, tiles, 1, spread), nl.uint8, "mask.scores")
-    slots = sbm.stack((PMAX, batch, 1, tiles), nl.int32, "mask.slots")
     sbm.open_scope("mask")
     row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
     nisa.dma_copy(row, pos_ids.ap([[0, 1], [pos_ids.shape[1], batch]], offset=0))
@@ -118,12 +117,11 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
             nisa.tensor_tensor(inside, here, start.expand_dim(2).broadcast(2, tiles), nl.greater)
             nisa.tensor_tensor(inside, inside, before, nl.multiply)
             nisa.tensor_copy(target, inside)
-            if s == 0:
-                nisa.tensor_scalar(slots[:, :, 0, :], inside, nl.multiply, -1.0)
         else:
             nisa.tensor_copy(target, before)
-            nisa.tensor_scalar(slots[:, :, 0, :], before, nl.multiply, -1.0)
     sbm.close_scope()
+    # The first token's window begins first: what any token sees, it sees.
+    slots = scores[:, :, :, :, 0].permute((0, 1, 3, 2))
     return Visibility(scores, slots, None, window)
 
 
@@ -135,7 +133,7 @@ def visible_from_mask(sbm, context, mask, kv_heads):
     run = context.run
     tiles = context.tiles()
     group_heads = q_heads // kv_heads
-    slots = sbm.stack((PMAX, batch, kv_heads, tiles), nl.int32, "mask.slots")
+    slots = sbm.stack((PMAX, batch, kv_heads, tiles), nl.uint8, "mask.slots")
     raw = sbm.stack((PMAX, tiles, batch, q_heads, tokens), nl.uint8, "mask.scores")
     new = sbm.stack((PMAX, tokens, batch, q_heads, tokens), nl.uint8, "mask.new")
     if context.runs % PMAX > 0:
@@ -157,9 +155,7 @@ def visible_from_mask(sbm, context, mask, kv_heads):
             any_query = sbm.stack((PMAX, tiles), nl.float32, f"mask.any.{b}.{kv}")
             heads = raw[:, :, b, kv * group_heads : (kv + 1) * group_heads, :]
             nisa.tensor_reduce(any_query, nl.maximum, heads, axis=(2, 3))
-            nisa.tensor_scalar(
-                slots[:, b, kv, :], any_query, nl.greater, 0.0, op1=nl.multiply, operand1=-1.0
-            )
+            nisa.tensor_scalar(slots[:, b, kv, :], any_query, nl.greater, 0.0)
     line = sbm.stack((1, tokens * row), nl.uint8, "mask.line")
     nisa.dma_copy(line, mask.ap([[0, 1], [1, tokens * row]], offset=context.prior * row))
     wide = spread_row(sbm, line, PMAX, "mask.spread")

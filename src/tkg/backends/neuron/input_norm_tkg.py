@@ -67,12 +67,12 @@ def hidden_width(hidden):
 
 def load_hidden(sbm, X, split, rows):
     """This core's part of X as [P, J, R], in X's dtype. X: [.., H] in HBM, or [128, R, J] in
-    SBUF."""
-    x = sbm.stack((split.partitions(), split.count, rows), X.dtype, "input.x")
+    SBUF. A row's columns lie side by side, as they do in X: DMA moves them in long pieces."""
+    x = sbm.stack((split.partitions(), rows, split.count), X.dtype, "input.x")
     if split.last > 0:
         nisa.memset(x, 0.0)
     for p, partitions, j, columns in split.spans(0, split.count):
-        part = x[p : p + partitions, j : j + columns, :].permute((0, 2, 1))
+        part = x[p : p + partitions, :, j : j + columns]
         if X.buffer == nl.sbuf:
             first = split.first + j
             nisa.dma_copy(part, X[p : p + partitions, :, first : first + columns])
@@ -82,7 +82,7 @@ def load_hidden(sbm, X, split, rows):
                 offset=p * split.width + split.first + j,
             )
             nisa.dma_copy(part, source)
-    return x
+    return x.permute((0, 2, 1))
 
 
 def load_gamma(sbm, gamma, split):
@@ -104,12 +104,13 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm"):
     `gamma`: [P, J] on chip (`load_gamma`), or None.
     """
     partitions, columns, rows = x.shape
-    normed = sbm.stack(x.shape, x.dtype, name + ".x")
+    by_row = x.permute((0, 2, 1))
+    normed = sbm.stack(by_row.shape, x.dtype, name + ".x")
     sbm.open_scope(name)
-    squares = sbm.stack(x.shape, nl.float32, name + ".squares")
-    nisa.activation(squares, nl.square, x)
+    squares = sbm.stack(by_row.shape, nl.float32, name + ".squares")
+    nisa.activation(squares, nl.square, by_row)
     sums = sbm.stack((partitions, rows), nl.float32, name + ".sums")
-    nisa.tensor_reduce(sums, nl.add, squares.permute((0, 2, 1)), axis=2)
+    nisa.tensor_reduce(sums, nl.add, squares, axis=2)
     ones = filled(sbm, (partitions, PMAX), 1.0, name + ".ones")
     psum = nl.ndarray((PMAX, rows), nl.float32, buffer=nl.psum)
     nisa.nc_matmul(psum, ones, sums, accumulate=False)
@@ -119,12 +120,12 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm"):
     rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
     bias = filled(sbm, (PMAX, 1), eps, name + ".eps")
     nisa.activation(rstd, nl.rsqrt, total, bias=bias, scale=1.0 / split.hidden)
-    factor = rstd[0:partitions, :].expand_dim(1).broadcast(1, columns)
+    factor = rstd[0:partitions, :].expand_dim(2).broadcast(2, columns)
     if gamma == None:
-        nisa.tensor_tensor(normed, x, factor, nl.multiply)
+        nisa.tensor_tensor(normed, by_row, factor, nl.multiply)
     else:
-        weight = gamma.expand_dim(2).broadcast(2, rows)
-        nisa.tensor_tensor(squares, x, factor, nl.multiply)
+        weight = gamma.expand_dim(1).broadcast(1, rows)
+        nisa.tensor_tensor(squares, by_row, factor, nl.multiply)
         nisa.tensor_tensor(normed, squares, weight, nl.multiply)
     sbm.close_scope()
-    return normed
+    return normed.permute((0, 2, 1))

@@ -77,14 +77,21 @@ def output_projection_tkg(
         lnc = nl.num_programs(0)
         shape = (PMAX, lnc, share // PMAX, rows) if TRANSPOSE_OUT else (rows, weight.shape[1])
         out = nl.ndarray(shape, out_dtype, buffer=nl.shared_hbm, name="out")
-    if TRANSPOSE_OUT:
-        target = out if OUT_IN_SB else out[:, nl.program_id(0), :, :]
-        project_transposed(manager, x, weight, after, target, OUT_IN_SB)
+    if TRANSPOSE_OUT and OUT_IN_SB:
+        project_transposed(manager, x, weight, after, out)
+    elif TRANSPOSE_OUT:
+        shape = (PMAX, share // PMAX, rows)
+        result = manager.stack(shape, out_dtype, "output_projection.result")
+        project_transposed(manager, x, weight, after, result)
+        nisa.dma_copy(out[:, nl.program_id(0), :, :], result)
     elif not OUT_IN_SB and weights_stay(rows, share):
-        # Fewer cycles than with the weights moving; DMA turns the result round on its way out.
+        # Fewer cycles than with the weights moving. A row's columns lie side by side on chip too:
+        # DMA moves them in long pieces.
+        shape = (PMAX, rows, share // PMAX)
+        result = manager.stack(shape, out_dtype, "output_projection.result")
+        project_transposed(manager, x, weight, after, result.permute((0, 2, 1)))
         target = out[:, first : first + share].reshape_dim(1, (PMAX, share // PMAX))
-        turned = target.permute((1, 2, 0))
-        project_transposed(manager, x, weight, after, turned, False)
+        nisa.dma_copy(target.permute((1, 0, 2)), result)
     else:
         target = out if OUT_IN_SB else out[:, first : first + share]
         project_rows(manager, x, weight, after, target, OUT_IN_SB)
@@ -252,8 +259,8 @@ def finish(result, psum, bias, scale, factor):
         nisa.tensor_copy(result, psum)
 
 
-def project_transposed(manager, x, weight, after, out, in_sbuf):
-    """out [128, H2, R]: weights stationary, activations moving; h1 on partitions."""
+def project_transposed(manager, x, weight, after, result):
+    """result [128, H2, R]: weights stationary, activations moving; h1 on partitions."""
     bias, scale, factor = after
     partitions, groups, rows = x[0].shape
     first, share = hidden_share(weight.shape[1])
@@ -265,9 +272,6 @@ def project_transposed(manager, x, weight, after, out, in_sbuf):
     ring = manager.allocate_ring(depth, shape, weight.dtype, "output_projection.weights")
     offset = column_per_partition(manager, bias, first, tiles, "output_projection.bias")
     multiplier = column_per_partition(manager, scale, first, tiles, "output_projection.scale")
-    result = out
-    if not in_sbuf:
-        result = manager.stack((PMAX, tiles, rows), out.dtype, "output_projection.result")
     per_bank = BANK // rows
     spans = [(t, min(per_bank, tiles - t)) for t in range(0, tiles, per_bank)]
     fits = len(spans) <= nl.tile_size.psum_num_banks
@@ -301,8 +305,6 @@ def project_transposed(manager, x, weight, after, out, in_sbuf):
             spread(multiplier, start, count, rows),
             factor,
         )
-    if not in_sbuf:
-        nisa.dma_copy(out, result)
     manager.free_ring("output_projection.weights")
 
 
