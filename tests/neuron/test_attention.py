@@ -18,14 +18,15 @@ from tkg.backends.neuron.attention_block_tkg import (
     share_work,
     swap_rows,
 )
-from tkg.backends.neuron.attention_tkg import attention_tkg, load_sink, share_with_peer
+from tkg.backends.neuron.attention_tkg import attention_tkg
 from tkg.backends.neuron.cache_reads import CacheReader, block_rows
 from tkg.backends.neuron.cache_update_tkg import NewTokens
 from tkg.backends.neuron.context import (
     plan_context,
     visible_from_mask,
     visible_from_positions,
-)
+)from tkg.backends.neuron.new_tokens import load_sink
+from tkg.backends.neuron.partials import share_with_peer
 
 BF16, FP8 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3
 

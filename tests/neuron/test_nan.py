@@ -95,14 +95,15 @@ def test_a_later_token_stays_out_of_earlier_ones(visible: Any, bad: float, lnc: 
 
 @pytest.mark.parametrize("lnc", [1, 2])
 @pytest.mark.parametrize("bad", BAD)
-def test_a_key_that_one_head_masks_stays_out_of_it(bad: float, lnc: int) -> None:
-    """Heads 0 and 1 share KV head 0; only head 0 may see slot 3. For V see docs/neuron.md."""
+@pytest.mark.parametrize("name", ["K_cache", "V_cache"])
+def test_a_slot_that_one_head_masks_stays_out_of_it(name: str, bad: float, lnc: int) -> None:
+    """Heads 0 and 1 share KV head 0; only head 0 may see slot 3."""
     call: Call = case(visible="causal", projection=None, bias_out=False).inputs() | {"lnc": lnc}
     mask = call["attention_mask"].copy()
     mask[3, 0, 1:] = False
     call |= {"attention_mask": mask}
     expected = run("neuron", call)[0]
-    call["K_cache"][0, 0, 3] = bad
+    call[name][0, 0, 3] = bad
     with np.errstate(all="ignore"):
         got = run("neuron", call)[0]
     np.testing.assert_array_equal(got[0, 1:], expected[0, 1:])

@@ -12,12 +12,7 @@ partitions, which is what each next matmul contracts over.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.attention_tkg import (
-    Queries,
-    attention_tkg,
-    load_sink,
-    share_with_peer,
-)
+from tkg.backends.neuron.attention_tkg import Queries, attention_tkg
 from tkg.backends.neuron.cache_reads import CacheReader, block_rows
 from tkg.backends.neuron.cache_update_tkg import (
     NewTokens,
@@ -38,7 +33,9 @@ from tkg.backends.neuron.input_norm_tkg import (
 )
 from tkg.backends.neuron.layout import FP8_MAX, PMAX, factors, scalar_column
 from tkg.backends.neuron.matrices import apply_matrix, selection
+from tkg.backends.neuron.new_tokens import load_sink
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
+from tkg.backends.neuron.partials import share_with_peer
 from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
 from tkg.backends.neuron.qkv_projection_tkg import qkv_projection_tkg
 from tkg.backends.neuron.rope_tkg import load_rope, rope_tkg

@@ -16,20 +16,12 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, PMAX, factors
-from tkg.backends.neuron.matrices import filled, spread_row
+from tkg.backends.neuron.matrices import filled
+from tkg.backends.neuron.new_tokens import new_tokens
+from tkg.backends.neuron.nonfinite_values import NonfiniteValues
+from tkg.backends.neuron.partials import FLOOR, MASKED, Partial, finish, merge
 
-MASKED = -3.0e38  # a score that does not count
-FLOOR = -1.0e30  # m where nothing counts: then every p is 0, and so is l
 SCORE_BYTES = 16 * 1024  # a partition, for the scores of one pass
-
-
-class Partial(nl.NKIObject):
-    """m, l [128, C] equal on all partitions; acc [d, C]; float32."""
-
-    def __init__(self, sbm, d_head, columns, name):
-        self.m = sbm.stack((PMAX, columns), nl.float32, name + ".m")
-        self.l = sbm.stack((PMAX, columns), nl.float32, name + ".l")
-        self.acc = sbm.stack((d_head, columns), nl.float32, name + ".acc")
 
 
 class Queries(nl.NKIObject):
@@ -92,7 +84,11 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, share):
     plan = plan_passes(queries, rows[0], rows[1], reader.context)
     width = max([parts[0].count for parts in plan]) * queries.columns()
     sbm.open_scope("attention")
-    buffers = Buffers(sbm, queries, plan, width)
+    nonfinite = None
+    if visibility.slots == None:
+        unit = queries.group * queries.tokens
+        nonfinite = NonfiniteValues(sbm, reader.context.run, d_head, unit)
+    buffers = Buffers(sbm, queries, plan, width, nonfinite)
     work = [(parts, i) for parts in plan for i in range(len(parts))]
     total = Partial(sbm, d_head, width, "attention.total")
     other = Partial(sbm, d_head, width, "attention.other")
@@ -108,7 +104,7 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, share):
         columns = this.count * queries.columns()
         target = total if at == 0 else other
         softmax(sbm, queries, this, buffers, i, target)
-        weigh(sbm, queries, reader, visibility, this, buffers.weights[i % 2], target)
+        weigh(sbm, queries, reader, visibility, this, (buffers, i), target)
         if at > 0:
             merge(sbm, total, other, columns)
         if at == len(parts) - 1:
@@ -122,15 +118,17 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, share):
 
 
 class Buffers(nl.NKIObject):
-    """Scores and probabilities of two passes in flight; a matrix of ones."""
+    """Scores and probabilities of two passes in flight; a matrix of ones; what it takes where not
+    all queries of a unit see the same slots, else None."""
 
-    def __init__(self, sbm, queries, plan, width):
+    def __init__(self, sbm, queries, plan, width, nonfinite):
         columns = queries.group * queries.tokens
         units = width // columns
         tiles = max([part.context.tiles() for parts in plan for part in parts])
         self.scores = sbm.ring(2, (PMAX, units, tiles, columns), nl.float32, "attention.scores")
         self.weights = sbm.ring(2, (PMAX, units, tiles, columns), queries.kind, "attention.p")
         self.ones = filled(sbm, (PMAX, PMAX), 1.0, "attention.ones")
+        self.nonfinite = nonfinite
 
 
 def score(queries, reader, visibility, this, buffers, turn):
@@ -228,167 +226,64 @@ def softmax(sbm, queries, this, buffers, turn, partial):
     sbm.close_scope()
 
 
-def weigh(sbm, queries, reader, visibility, this, weights, partial):
-    """acc = V^T p."""
+def weigh(sbm, queries, reader, visibility, this, place, partial):
+    """acc = V^T p; `place`: (buffers, turn)."""
+    buffers, turn = place
+    nonfinite = buffers.nonfinite
     context = this.context
     columns = queries.group * queries.tokens
     units = this.count * queries.kv_heads
     psum = nl.ndarray((queries.d_head, units, columns), nl.float32, buffer=nl.psum)
+    counts = None
+    if nonfinite != None:
+        counts = nl.ndarray((queries.d_head, units, columns), nl.float32, buffer=nl.psum)
     sbm.open_scope("weigh")
-    used = weights[:, 0:units, 0 : context.tiles(), :]
+    used = buffers.weights[turn % 2][:, 0:units, 0 : context.tiles(), :]
     parts = factors(sbm, used, reader.V.dtype, "weigh.p")
     for row in range(this.count):
         b = this.first + row
         for kv in range(queries.kv_heads):
             unit = row * queries.kv_heads + kv
-            shared = visibility.slots.shape[2] == 1
-            slots = visibility.slots[:, b, 0 if shared else kv, :]
             for g in range(context.groups):
                 there = context.first_group - reader.context.first_group + g
-                values = reader.values(b, kv, there, slots)
+                values = reader.values(b, kv, there, slots_of(visibility, b, kv))
                 height = context.height(g)
-                for l in range(context.run):
-                    for i in range(len(parts)):
-                        p = parts[i][0:height, unit, g * context.run + l, :]
-                        sums = psum[:, unit, :]
-                        nisa.nc_matmul(sums, values[:, l, :], p, accumulate=g + l + i > 0)
-    nisa.tensor_copy(partial.acc[:, 0 : units * columns], psum)
+                tiles = slice(g * context.run, (g + 1) * context.run)
+                weights = [part[0:height, unit, tiles, :] for part in parts]
+                if counts != None:
+                    all_tiles = slice(there * context.run, (there + 1) * context.run)
+                    heads = slice(kv * queries.group, (kv + 1) * queries.group)
+                    mask = seen(
+                        visibility.scores,
+                        height,
+                        b,
+                        all_tiles,
+                        heads,
+                        queries.group,
+                        queries.tokens,
+                    )
+                    marks, who = nonfinite.take_out(values, mask)
+                    add_products(counts[:, unit, :], marks, (who,), g > 0)
+                add_products(psum[:, unit, :], values, weights, g > 0)
+    acc = partial.acc[:, 0 : units * columns]
+    nisa.tensor_copy(acc, psum)
+    if counts != None:
+        nonfinite.put_back(acc, counts.reshape(acc.shape))
     sbm.close_scope()
 
 
-def new_tokens(sbm, queries, visibility, this, partial):
-    """The partial of the new tokens themselves, causal or by the mask, and of the sink."""
-    tokens, kv_heads = queries.tokens, queries.kv_heads
-    units = this.count * kv_heads
-    columns = queries.group * tokens
-    width = units * columns
-    by_unit = (PMAX, units, columns)
-    sbm.open_scope("new_tokens")
-    scores = new_scores(sbm, queries, visibility, this)
-    m, l = partial.m[:, 0:width], partial.l[:, 0:width]
-    nisa.tensor_reduce(m.reshape(by_unit), nl.maximum, scores.permute((0, 1, 3, 2)), axis=3)
-    nisa.tensor_scalar(m, m, nl.maximum, FLOOR)
-    sink = visibility.sink
-    if sink != None:
-        sink = sink.expand_dim(1).expand_dim(3).broadcast(1, this.count).broadcast(3, tokens)
-        by_head = (PMAX, this.count, queries.heads, tokens)
-        nisa.tensor_tensor(m.reshape(by_head), m.reshape(by_head), sink, nl.maximum)
-    shift = m.reshape(by_unit).expand_dim(2).broadcast(2, tokens)
-    nisa.tensor_tensor(scores, scores, shift, nl.subtract)
-    nisa.activation(scores, nl.exp, scores)
-    nisa.tensor_reduce(l.reshape(by_unit), nl.add, scores.permute((0, 1, 3, 2)), axis=3)
-    if sink != None:
-        extra = sbm.stack((PMAX, width), nl.float32, "new.sink")
-        nisa.tensor_tensor(extra.reshape(by_head), sink, m.reshape(by_head), nl.subtract)
-        nisa.activation(extra, nl.exp, extra)
-        nisa.tensor_tensor(l, l, extra, nl.add)
-    weigh_new(sbm, queries, visibility, this, scores, partial.acc[:, 0:width])
-    sbm.close_scope()
+def add_products(psum, values, weights, add):
+    """psum [d, columns] (+)= the sum over the tiles l of values[:, l, :]^T and weights[:, l, :],
+    where `weights` are tiles that are added up."""
+    for l in range(values.shape[1]):
+        for i in range(len(weights)):
+            part = weights[i][:, l, :]
+            nisa.nc_matmul(psum, values[:, l, :], part, accumulate=add or l + i > 0)
 
 
-def new_scores(sbm, queries, visibility, this):
-    """Scores of the new tokens, the same on every partition: [128, units, S', columns]."""
-    group, tokens, kv_heads = queries.group, queries.tokens, queries.kv_heads
-    units = this.count * kv_heads
-    scores = filled(sbm, (PMAX, units, tokens, group, tokens), MASKED, "new.scores")
-    for row in range(this.count):
-        b = this.first + row
-        for kv in range(kv_heads):
-            heads = slice(kv * group, (kv + 1) * group)
-            for s in range(tokens):
-                psum = nl.ndarray((PMAX, group, tokens), nl.float32, buffer=nl.psum)
-                key = queries.k[:, kv, b, s : s + 1].broadcast(1, PMAX)
-                for i in range(len(queries.q)):
-                    nisa.nc_matmul(psum, key, queries.q[i][:, heads, b, :], accumulate=i > 0)
-                target = scores[:, row * kv_heads + kv, s, :, :]
-                if visibility.new == None:
-                    last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
-                    nisa.tensor_copy(target[:, :, s:last], psum[:, :, s:last])
-                else:
-                    nisa.tensor_copy_predicated(target, psum, visibility.new[:, s, b, heads, :])
-    return scores.reshape((PMAX, units, tokens, group * tokens))
-
-
-def weigh_new(sbm, queries, visibility, this, weights, acc):
-    """acc [d, C] = the new V, weighted. Few and on d partitions already: no matmul. Where a new
-    token does not count its V is left out, whatever it holds."""
-    tokens, kv_heads, d_head = queries.tokens, queries.kv_heads, queries.d_head
-    group, units = queries.group, this.count * queries.kv_heads
-    shape = (d_head, units, group, tokens)
-    acc = acc.reshape(shape)
-    nisa.memset(acc, 0.0)
-    product = sbm.stack(shape, nl.float32, "new.product")
-    counted = sbm.stack(shape, nl.float32, "new.counted")
-    weights = weights.reshape((PMAX, units, tokens, group, tokens))
-    for s in range(tokens):
-        value = sbm.stack((d_head, this.count, kv_heads), nl.float32, f"new.value.{s}")
-        new = queries.v[:, :, this.first : this.first + this.count, s].permute((0, 2, 1))
-        nisa.tensor_copy(value, new)
-        wide = value.reshape((d_head, units, 1)).broadcast(2, group).expand_dim(3)
-        wide = wide.broadcast(3, tokens)
-        nisa.tensor_tensor(product, weights[0:d_head, :, s, :, :], wide, nl.multiply)
-        if visibility.new == None:
-            last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
-            seen_by = acc[:, :, :, s:last]
-            nisa.tensor_tensor(seen_by, seen_by, product[:, :, :, s:last], nl.add)
-        else:
-            rows = slice(this.first, this.first + this.count)
-            mask = visibility.new[0:d_head, s, rows, :, :].reshape(shape)
-            nisa.memset(counted, 0.0)
-            nisa.tensor_copy_predicated(counted, product, mask)
-            nisa.tensor_tensor(acc, acc, counted, nl.add)
-
-
-def merge(sbm, total, other, columns):
-    """total = the partial over both's positions."""
-    sbm.open_scope("merge")
-    d_head = total.acc.shape[0]
-    m = sbm.stack((PMAX, columns), nl.float32, "merge.m")
-    scale = sbm.stack((PMAX, columns), nl.float32, "merge.scale")
-    nisa.tensor_tensor(m, total.m[:, 0:columns], other.m[:, 0:columns], nl.maximum)
-    for part in (total, other):
-        nisa.tensor_tensor(scale, part.m[:, 0:columns], m, nl.subtract)
-        nisa.activation(scale, nl.exp, scale)
-        nisa.tensor_tensor(part.l[:, 0:columns], part.l[:, 0:columns], scale, nl.multiply)
-        acc = part.acc[:, 0:columns]
-        nisa.tensor_tensor(acc, acc, scale[0:d_head, :], nl.multiply)
-    for a, b in ((total.l, other.l), (total.acc, other.acc)):
-        nisa.tensor_tensor(a[:, 0:columns], a[:, 0:columns], b[:, 0:columns], nl.add)
-    nisa.tensor_copy(total.m[:, 0:columns], m)
-    sbm.close_scope()
-
-
-def finish(sbm, queries, this, total, out):
-    """out = acc / l; 0 where nothing counts."""
-    columns = this.count * queries.columns()
-    sbm.open_scope("finish")
-    inverse = sbm.stack((PMAX, columns), nl.float32, "finish.inverse")
-    # l is at least 1 where anything counts: its largest p is exp(0).
-    nisa.tensor_scalar(inverse, total.l[:, 0:columns], nl.maximum, 0.5)
-    nisa.reciprocal(inverse, inverse)
-    target = out[:, this.first : this.first + this.count, :, :]
-    shape = (queries.d_head, this.count, queries.heads, queries.tokens)
-    nisa.tensor_tensor(
-        target,
-        total.acc[:, 0:columns].reshape(shape),
-        inverse[0 : queries.d_head, :].reshape(shape),
-        nl.multiply,
-    )
-    sbm.close_scope()
-
-
-def load_sink(sbm, sink):
-    """Sink logits [q, 1] in HBM, on every partition: [128, q] float32; None stays None."""
-    if sink == None:
+def slots_of(visibility, b, kv):
+    """The slots of a unit whose V may be used, [128, tiles], or None."""
+    if visibility.slots == None:
         return None
-    heads = sink.shape[0]
-    row = sbm.stack((1, heads), sink.dtype, "sink.row")
-    nisa.dma_copy(row, sink.ap([[0, 1], [1, heads]], offset=0))
-    return spread_row(sbm, row, PMAX, "sink")
-
-
-def share_with_peer(sbm, total, other, columns):
-    """`other` becomes the other core's partial, whose acc lies on d partitions."""
-    peer = 1 - nl.program_id(0)
-    for mine, theirs in ((total.m, other.m), (total.l, other.l), (total.acc, other.acc)):
-        nisa.sendrecv(mine[:, 0:columns], theirs[:, 0:columns], peer, peer, pipe_id=0)
+    shared = visibility.slots.shape[2] == 1
+    return visibility.slots[:, b, 0 if shared else kv, :]

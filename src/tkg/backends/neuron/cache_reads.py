@@ -140,8 +140,8 @@ class CacheReader(nl.NKIObject):
         return tile[:, 2 * first + part : 2 * last : 2 * step]
 
     def values(self, b, kv, group, slots):
-        """V of a group, [128, run, d]; `slots` [128, tiles] uint8 has 0 where V must not be
-        used."""
+        """V of a group, [128, run, d]; `slots` [128, tiles] uint8 has 0 where V must not be used,
+        None: V as it is."""
         tile = self.value_ring[self.value_turn % self.depth]
         self.value_turn = self.value_turn + 1
         run = self.context.run
@@ -153,6 +153,8 @@ class CacheReader(nl.NKIObject):
         else:
             source = self.V[b, kv, first : first + height * run, :]
             self.loads.append(nisa.dma_copy(target, source))
+        if slots == None:
+            return target
         words = target.view(self.zero.dtype)
         width = words.shape[2]
         here = slots[0:height, group * run : (group + 1) * run].expand_dim(2).broadcast(2, width)

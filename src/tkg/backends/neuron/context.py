@@ -81,7 +81,8 @@ class Visibility(nl.NKIObject):
     """Who may attend to what.
 
     `scores`: [128, B, tiles, q or 1, S or 1] uint8, nonzero where a cache slot counts;
-    `slots`: [128, B, kv or 1, tiles] uint8, nonzero where the slot's V may be used;
+    `slots`: [128, B, kv or 1, tiles] uint8, nonzero where the slot's V may be used; None where the
+    queries of a unit may see different slots;
     `new`: [128, S', B, q, S] uint8 on every partition for an explicit mask; None for causal, then
     within `window` (0: no window); `sink`: [128, q] float32 on every partition, or None.
     """
@@ -120,8 +121,7 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
         else:
             nisa.tensor_copy(target, before)
     sbm.close_scope()
-    # The first token's window begins first: what any token sees, it sees.
-    slots = scores[:, :, :, :, 0].permute((0, 1, 3, 2))
+    slots = scores[:, :, :, :, 0].permute((0, 1, 3, 2)) if spread == 1 else None
     return Visibility(scores, slots, None, window)
 
 
@@ -132,8 +132,6 @@ def visible_from_mask(sbm, context, mask, kv_heads):
     row = batch * q_heads * tokens
     run = context.run
     tiles = context.tiles()
-    group_heads = q_heads // kv_heads
-    slots = sbm.stack((PMAX, batch, kv_heads, tiles), nl.uint8, "mask.slots")
     raw = sbm.stack((PMAX, tiles, batch, q_heads, tokens), nl.uint8, "mask.scores")
     new = sbm.stack((PMAX, tokens, batch, q_heads, tokens), nl.uint8, "mask.new")
     if context.runs % PMAX > 0:
@@ -150,15 +148,12 @@ def visible_from_mask(sbm, context, mask, kv_heads):
     nisa.tensor_scalar(old, positions(sbm, context), nl.less, float(context.prior))
     flat = raw.reshape((PMAX, tiles, row))
     nisa.tensor_tensor(flat, flat, old.expand_dim(2).broadcast(2, row), nl.multiply)
-    for b in range(batch):
-        for kv in range(kv_heads):
-            any_query = sbm.stack((PMAX, tiles), nl.float32, f"mask.any.{b}.{kv}")
-            heads = raw[:, :, b, kv * group_heads : (kv + 1) * group_heads, :]
-            nisa.tensor_reduce(any_query, nl.maximum, heads, axis=(2, 3))
-            nisa.tensor_scalar(slots[:, b, kv, :], any_query, nl.greater, 0.0)
     line = sbm.stack((1, tokens * row), nl.uint8, "mask.line")
     nisa.dma_copy(line, mask.ap([[0, 1], [1, tokens * row]], offset=context.prior * row))
     wide = spread_row(sbm, line, PMAX, "mask.spread")
     nisa.tensor_copy(new.reshape((PMAX, tokens * row)), wide)
     sbm.close_scope()
+    slots = None
+    if q_heads // kv_heads * tokens == 1:
+        slots = raw[:, :, :, :, 0].permute((0, 2, 3, 1))
     return Visibility(raw.permute((0, 2, 1, 3, 4)), slots, new, 0)

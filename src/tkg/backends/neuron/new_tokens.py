@@ -1,0 +1,101 @@
+"""The new tokens' part of attention: few enough that every partition holds all of their scores."""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.layout import PMAX
+from tkg.backends.neuron.matrices import filled, spread_row
+from tkg.backends.neuron.partials import FLOOR, MASKED
+
+
+def new_tokens(sbm, queries, visibility, this, partial):
+    """The partial of the new tokens themselves, causal or by the mask, and of the sink."""
+    tokens, kv_heads = queries.tokens, queries.kv_heads
+    units = this.count * kv_heads
+    columns = queries.group * tokens
+    width = units * columns
+    by_unit = (PMAX, units, columns)
+    sbm.open_scope("new_tokens")
+    scores = new_scores(sbm, queries, visibility, this)
+    m, l = partial.m[:, 0:width], partial.l[:, 0:width]
+    nisa.tensor_reduce(m.reshape(by_unit), nl.maximum, scores.permute((0, 1, 3, 2)), axis=3)
+    nisa.tensor_scalar(m, m, nl.maximum, FLOOR)
+    sink = visibility.sink
+    if sink != None:
+        sink = sink.expand_dim(1).expand_dim(3).broadcast(1, this.count).broadcast(3, tokens)
+        by_head = (PMAX, this.count, queries.heads, tokens)
+        nisa.tensor_tensor(m.reshape(by_head), m.reshape(by_head), sink, nl.maximum)
+    shift = m.reshape(by_unit).expand_dim(2).broadcast(2, tokens)
+    nisa.tensor_tensor(scores, scores, shift, nl.subtract)
+    nisa.activation(scores, nl.exp, scores)
+    nisa.tensor_reduce(l.reshape(by_unit), nl.add, scores.permute((0, 1, 3, 2)), axis=3)
+    if sink != None:
+        extra = sbm.stack((PMAX, width), nl.float32, "new.sink")
+        nisa.tensor_tensor(extra.reshape(by_head), sink, m.reshape(by_head), nl.subtract)
+        nisa.activation(extra, nl.exp, extra)
+        nisa.tensor_tensor(l, l, extra, nl.add)
+    weigh_new(sbm, queries, visibility, this, scores, partial.acc[:, 0:width])
+    sbm.close_scope()
+
+
+def new_scores(sbm, queries, visibility, this):
+    """Scores of the new tokens, the same on every partition: [128, units, S', columns]."""
+    group, tokens, kv_heads = queries.group, queries.tokens, queries.kv_heads
+    units = this.count * kv_heads
+    scores = filled(sbm, (PMAX, units, tokens, group, tokens), MASKED, "new.scores")
+    for row in range(this.count):
+        b = this.first + row
+        for kv in range(kv_heads):
+            heads = slice(kv * group, (kv + 1) * group)
+            for s in range(tokens):
+                psum = nl.ndarray((PMAX, group, tokens), nl.float32, buffer=nl.psum)
+                key = queries.k[:, kv, b, s : s + 1].broadcast(1, PMAX)
+                for i in range(len(queries.q)):
+                    nisa.nc_matmul(psum, key, queries.q[i][:, heads, b, :], accumulate=i > 0)
+                target = scores[:, row * kv_heads + kv, s, :, :]
+                if visibility.new == None:
+                    last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
+                    nisa.tensor_copy(target[:, :, s:last], psum[:, :, s:last])
+                else:
+                    nisa.tensor_copy_predicated(target, psum, visibility.new[:, s, b, heads, :])
+    return scores.reshape((PMAX, units, tokens, group * tokens))
+
+
+def weigh_new(sbm, queries, visibility, this, weights, acc):
+    """acc [d, C] = the new V, weighted. Few and on d partitions already: no matmul. Where a new
+    token does not count its V is left out, whatever it holds."""
+    tokens, kv_heads, d_head = queries.tokens, queries.kv_heads, queries.d_head
+    group, units = queries.group, this.count * queries.kv_heads
+    shape = (d_head, units, group, tokens)
+    acc = acc.reshape(shape)
+    nisa.memset(acc, 0.0)
+    product = sbm.stack(shape, nl.float32, "new.product")
+    counted = sbm.stack(shape, nl.float32, "new.counted")
+    weights = weights.reshape((PMAX, units, tokens, group, tokens))
+    for s in range(tokens):
+        value = sbm.stack((d_head, this.count, kv_heads), nl.float32, f"new.value.{s}")
+        new = queries.v[:, :, this.first : this.first + this.count, s].permute((0, 2, 1))
+        nisa.tensor_copy(value, new)
+        wide = value.reshape((d_head, units, 1)).broadcast(2, group).expand_dim(3)
+        wide = wide.broadcast(3, tokens)
+        nisa.tensor_tensor(product, weights[0:d_head, :, s, :, :], wide, nl.multiply)
+        if visibility.new == None:
+            last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
+            seen_by = acc[:, :, :, s:last]
+            nisa.tensor_tensor(seen_by, seen_by, product[:, :, :, s:last], nl.add)
+        else:
+            rows = slice(this.first, this.first + this.count)
+            mask = visibility.new[0:d_head, s, rows, :, :].reshape(shape)
+            nisa.memset(counted, 0.0)
+            nisa.tensor_copy_predicated(counted, product, mask)
+            nisa.tensor_tensor(acc, acc, counted, nl.add)
+
+
+def load_sink(sbm, sink):
+    """Sink logits [q, 1] in HBM, on every partition: [128, q] float32; None stays None."""
+    if sink == None:
+        return None
+    heads = sink.shape[0]
+    row = sbm.stack((1, heads), sink.dtype, "sink.row")
+    nisa.dma_copy(row, sink.ap([[0, 1], [1, heads]], offset=0))
+    return spread_row(sbm, row, PMAX, "sink")
