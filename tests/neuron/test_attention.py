@@ -25,7 +25,8 @@ from tkg.backends.neuron.context import (
     plan_context,
     visible_from_mask,
     visible_from_positions,
-)from tkg.backends.neuron.new_tokens import load_sink
+)
+from tkg.backends.neuron.new_tokens import load_sink
 from tkg.backends.neuron.partials import share_with_peer
 
 BF16, FP8 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3
