@@ -17,16 +17,10 @@ from tkg.testing.verify import block_truth, projection_truth
 
 REFUSED = {
     "d-head-512": "d_head is at most 128; this is 512",
-    "fp8-cache-block": "the cache is float8_e4m3fn",
-    "fp8-cache-fn": "the cache is float8_e4m3fn",
     "gemma3-1b": "d_head is at most 128; this is 256",
     "gemma3-1b-global": "d_head is at most 128; this is 256",
     "projection-many-rows": "B * S is at most 128; this is 231",
-    "projection-row-fn-transposed-lnc2": "weight is float8_e4m3fn",
-    "projection-static-fn": "weight is float8_e4m3fn",
-    "row-fn": "W_qkv is float8_e4m3fn",
     "smollm2-135m-prompt": "q_heads * S_tkg is at most 128; this is 360",
-    "static-fn": "W_qkv is float8_e4m3fn",
     "tokens-128": "B * S_tkg is at most 128; this is 256",
 }
 """Cases that no number of cores runs, each with a part of the reason."""

@@ -67,12 +67,10 @@ def test_a_cache_of_more_slots_than_float32_counts() -> None:
 
 def test_every_reason_is_given() -> None:
     fields = {"d_head": 130, "lengths": (3, 4), "tokens": 70, "capacity": 96, "hidden": 31}
-    call = case(**fields, cache_dtype="float8_e4m3fn", qkv="ROW", static_format="float8_e4m3fn")
     with pytest.raises(tkg.Unsupported) as caught:
-        run("neuron", call.inputs() | {"lnc": 2})
+        run("neuron", case(**fields).inputs() | {"lnc": 2})
     text = str(caught.value)
-    for part in ("d_head", "B * S_tkg", "the cache is float8_e4m3fn", "W_qkv is float8_e4m3fn",
-                 "X's H must be even; this is 31", "the output's H"):  # fmt: skip
+    for part in ("d_head", "B * S_tkg", "X's H must be even; this is 31", "the output's H"):
         assert part in text
     assert caught.value.alternatives == ("reference", "cpu")
 

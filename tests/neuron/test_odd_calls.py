@@ -56,9 +56,7 @@ def test_odd(fields: dict[str, Any], lnc: int) -> None:
 def test_random_calls(case: Case) -> None:
     """Right, or refused as `explain` says. A float32 X, so that no budget is a matter of luck: with
     16 bits between stages an FP8 value may fall to the other side of a tie."""
-    case = replace(case, dtype="float32", static_format="float8_e4m3")
-    if case.cache_dtype == "float8_e4m3fn":
-        case = replace(case, cache_dtype="float8_e4m3")
+    case = replace(case, dtype="float32")
     call = case.inputs() | {"lnc": case.lnc}
     reasons = tkg.explain(**call).backends["neuron"]
     if reasons:

@@ -25,6 +25,7 @@ from tkg.backends.neuron.context import (
     visible_from_mask,
     visible_from_positions,
 )
+from tkg.backends.neuron.fp8_codes import common_nan, rounded_dtype
 from tkg.backends.neuron.input_norm_tkg import (
     HiddenSplit,
     input_norm_tkg,
@@ -228,14 +229,21 @@ def round_new(manager, sizes, k, v, K, scales, transposed):
     if scales[0] != None:
         scale_for_fp8(manager, k, scales[0], "k_scale")
         scale_for_fp8(manager, v, scales[1], "v_scale")
-    rounded = []
+    dtype = rounded_dtype(K.dtype)
+    tiles = []
     for name, t in (("k_new", k), ("v_new", v)):
-        tile = manager.stack((sizes.d_head, sizes.kv_heads, sizes.rows), K.dtype, name)
+        tile = manager.stack((sizes.d_head, sizes.kv_heads, sizes.rows), dtype, name)
         nisa.tensor_copy(tile, t)
-        rounded.append(sizes.heads_of(tile, sizes.kv_heads))
-    k_rows = None if transposed else rows_of_heads(manager, k, K.dtype, "k_rows")
-    v_rows = rows_of_heads(manager, v, K.dtype, "v_rows")
-    return NewTokens(rounded[0], rounded[1], k_rows, v_rows)
+        tiles.append(tile)
+    if not transposed:
+        tiles.append(rows_of_heads(manager, k, dtype, "k_rows"))
+    tiles.append(rows_of_heads(manager, v, dtype, "v_rows"))
+    if dtype != K.dtype:
+        for tile in tiles:
+            common_nan(manager, tile, "nan_codes")
+    k_rows = None if transposed else tiles[2].view(K.dtype)
+    heads = [sizes.heads_of(tile, sizes.kv_heads) for tile in tiles[0:2]]
+    return NewTokens(heads[0], heads[1], k_rows, tiles[-1].view(K.dtype))
 
 
 def attention_to_hbm(attention):

@@ -12,6 +12,7 @@ the odd elements of d, [d/2, 128] each.
 import nki.isa as nisa
 import nki.language as nl
 
+from tkg.backends.neuron.fp8_codes import reader_of, values_of
 from tkg.backends.neuron.layout import PMAX, RING
 from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 
@@ -22,7 +23,8 @@ class CacheReader(nl.NKIObject):
     """Reads the caches of one call.
 
     `K`, `V` in HBM: flat [B, kv, S_max, d] (K transposed: [B, kv, d, S_max]) or block
-    [blocks, block_len, kv, d]. `rows`: for a block cache, the run of each (partition, group, b).
+    [blocks, block_len, kv, d]; uint8: the codes of float8_e4m3fn, which come out as bfloat16.
+    `rows`: for a block cache, the run of each (partition, group, b).
     `loads` collects the instructions that read the caches.
     """
 
@@ -50,6 +52,12 @@ class CacheReader(nl.NKIObject):
         if self.turned:
             self.key_rows = sbm.stack((PMAX, run, self.d_head), K.dtype, "cache.key_rows")
         self.value_ring = sbm.ring(self.depth, (PMAX, run, self.d_head), V.dtype, "cache.values")
+        self.key_codes = reader_of(sbm, keys, K.dtype, "cache.keys")
+        self.value_codes = reader_of(sbm, (PMAX, run, self.d_head), V.dtype, "cache.values")
+        if self.key_codes != None:
+            # All of a tile of keys is turned into bfloat16, also what no position of it is.
+            for tile in self.key_ring:
+                nisa.memset(tile, 0)
         # In PSUM: Vector takes one input from there and one from SBUF at twice the speed of two
         # from SBUF.
         self.zero = nl.ndarray((PMAX, 1), word_of(V.dtype, self.d_head), buffer=nl.psum)
@@ -77,7 +85,7 @@ class CacheReader(nl.NKIObject):
         else:
             source = self.K[b, kv, first : first + count, :]
             self.loads.append(nisa.dma_transpose(tile[:, 0:count], source))
-        return tile
+        return values_of(self.key_codes, tile)
 
     def gather_keys(self, tile, b, kv, group):
         """Position (partition p, l) of the group becomes column l*128 + p. The gather takes rows by
@@ -153,14 +161,14 @@ class CacheReader(nl.NKIObject):
         else:
             source = self.V[b, kv, first : first + height * run, :]
             self.loads.append(nisa.dma_copy(target, source))
-        if slots == None:
-            return target
-        words = target.view(self.zero.dtype)
-        width = words.shape[2]
-        here = slots[0:height, group * run : (group + 1) * run].expand_dim(2).broadcast(2, width)
-        zeros = self.zero[0:height, :].expand_dim(2).broadcast(1, run).broadcast(2, width)
-        nisa.tensor_copy_predicated(words, zeros, here, reverse_pred=True)
-        return target
+        if slots != None:
+            words = target.view(self.zero.dtype)
+            width = words.shape[2]
+            tiles = slice(group * run, (group + 1) * run)
+            here = slots[0:height, tiles].expand_dim(2).broadcast(2, width)
+            zeros = self.zero[0:height, :].expand_dim(2).broadcast(1, run).broadcast(2, width)
+            nisa.tensor_copy_predicated(words, zeros, here, reverse_pred=True)
+        return values_of(self.value_codes, target)
 
 
 def word_of(dtype, d_head):

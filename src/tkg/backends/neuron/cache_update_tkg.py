@@ -25,7 +25,8 @@ def rows_of_heads(sbm, t, dtype, name):
 
 class NewTokens(nl.NKIObject):
     """The new K and V in the cache's dtype: `k`, `v` [d, kv, B, S], `k_rows`, `v_rows`
-    [B*S, kv*d] (`k_rows` is None where K is written transposed)."""
+    [B*S, kv*d] (`k_rows` is None where K is written transposed). For a cache of codes (uint8)
+    `k` and `v` are float8_e4m3, whose bits mean the same there."""
 
     def __init__(self, k, v, k_rows, v_rows):
         self.k = k
@@ -182,7 +183,7 @@ def write_columns(new, K, table, b, batch, loads):
                 scalar_offset=table[:, at : at + 1],
                 indirect_dim=3,
             )
-            source = new.k[:, kv, here, t * count : (t + 1) * count]
+            source = new.k[:, kv, here, t * count : (t + 1) * count].view(K.dtype)
             nisa.dma_copy(target, source, oob_mode=nisa.oob_mode.skip).depends_on(*loads)
 
 
@@ -193,7 +194,7 @@ def new_outputs(new, dtype, with_heads):
     K_out = nl.ndarray(shape, dtype, buffer=nl.shared_hbm, name="K_new")
     V_out = nl.ndarray((batch, kv_heads, tokens, d_head), dtype, buffer=nl.shared_hbm, name="V_new")
     k_target = K_out.permute((1, 0, 2, 3)) if with_heads else K_out
-    k_source = new.k if with_heads else new.k[:, 0, :, :]
+    k_source = new.k.view(dtype) if with_heads else new.k[:, 0, :, :].view(dtype)
     v_target = V_out.permute((0, 2, 1, 3))
     copies = [(k_target, k_source), (v_target, new.v_rows)]
     if nl.num_programs(0) == 2:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tkg.backends.neuron.launch import launch
+from tkg.contract import dtypes
 from tkg.contract.arrays import Array, index_values
 from tkg.contract.block import BlockCall, Linear, QKNorm
 from tkg.contract.cost import Call
@@ -24,8 +25,9 @@ def attention_block(call: BlockCall) -> BlockOutput:
         out = without_rows(out, padded, call)
     if call.slot_ids is not None:
         return BlockOutput(out)
-    k_new = (k_new if k_new.ndim == 4 else k_new[None]).transpose(2, 3, 0, 1).copy()
-    v_new = v_new.transpose(0, 2, 1, 3).copy()
+    stored = call.cache.k.numpy().dtype
+    k_new = (k_new if k_new.ndim == 4 else k_new[None]).transpose(2, 3, 0, 1).copy().view(stored)
+    v_new = v_new.transpose(0, 2, 1, 3).copy().view(stored)
     k_new[padded] = 0
     v_new[padded] = 0
     return BlockOutput(out, k_new, v_new)
@@ -40,8 +42,8 @@ def block_arguments(call: BlockCall, padded: np.ndarray) -> dict[str, Any]:
         x = np.where(padded[:, None, None], np.zeros((), x.dtype), x)
     arguments: dict[str, Any] = {
         "X": x,
-        "K_cache": cache.k.numpy(),
-        "V_cache": cache.v.numpy(),
+        "K_cache": _codes(cache.k),
+        "V_cache": _codes(cache.v),
         "X_hidden_dim_actual": block.hidden_dim_actual,
         "cos": _array(call.cos),
         "sin": _array(call.sin),
@@ -106,6 +108,12 @@ def _array(array: Array | None) -> np.ndarray | None:
     return None if array is None else array.numpy()
 
 
+def _codes(array: Array) -> np.ndarray:
+    """The array; its bytes where they are float8_e4m3fn, of which NeuronCore-v3 knows nothing."""
+    values = array.numpy()
+    return values.view(np.uint8) if array.dtype == dtypes.FLOAT8_E4M3FN else values
+
+
 def _scale(array: Array | None) -> np.ndarray | None:
     return None if array is None else array.numpy().astype(np.float32)
 
@@ -124,7 +132,7 @@ def _norm(place: str, norm: QKNorm | None) -> dict[str, Any]:
 
 def _linear(place: str, linear: Linear) -> dict[str, Any]:
     return {
-        f"W_{place}": linear.weight.numpy(),
+        f"W_{place}": _codes(linear.weight),
         f"bias_{place}": _array(linear.bias),
         f"quantization_type_{place}": linear.quantization,
         f"weight_dequant_scale_{place}": _scale(linear.weight_scale),
@@ -150,7 +158,7 @@ def output_projection(call: ProjectionCall) -> np.ndarray:
     linear = call.projection
     arguments = {
         "attention": call.attention.numpy(),
-        "weight": linear.weight.numpy(),
+        "weight": _codes(linear.weight),
         "bias": _array(linear.bias),
         "quantization_type": linear.quantization,
         "weight_scale": _scale(linear.weight_scale),

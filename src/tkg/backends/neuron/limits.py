@@ -3,11 +3,8 @@ kernels."""
 
 from __future__ import annotations
 
-from tkg.contract import dtypes
-from tkg.contract.block import BlockCall, Linear
+from tkg.contract.block import BlockCall
 from tkg.contract.cost import Call
-from tkg.contract.keywords import BLOCK_NAMES
-from tkg.contract.projection import PROJECTION_NAMES
 
 PMAX = 128
 MAX_SLOTS = 1 << 24  # float32 holds every slot number below this
@@ -23,9 +20,8 @@ def unsupported(call: Call) -> list[str]:
 
 def _projection_reasons(call: Call) -> list[str]:
     assert not isinstance(call, BlockCall)
-    names = PROJECTION_NAMES
     d_head, batch, _, tokens = call.attention.shape
-    found = _linear_reasons(names["projection.weight"], call.projection)
+    found = []
     if batch * tokens > PMAX:
         found.append(f"B * S is at most {PMAX}; this is {batch * tokens}")
     if d_head > PMAX:
@@ -36,21 +32,12 @@ def _projection_reasons(call: Call) -> list[str]:
     return found
 
 
-def _linear_reasons(name: str, linear: Linear) -> list[str]:
-    found = []
-    if linear.weight.dtype == dtypes.FLOAT8_E4M3FN:
-        found.append(f"{name} is float8_e4m3fn, which NeuronCore-v3 lacks; use float8_e4m3")
-    return found
-
-
 def _block_reasons(call: BlockCall) -> list[str]:
     block, cache = call.block, call.cache
     heads = block.heads
-    found = _linear_reasons(BLOCK_NAMES["qkv.weight"], block.qkv)
-    if block.out is not None:
-        found += _linear_reasons(BLOCK_NAMES["out.weight"], block.out)
-        if block.out.weight.shape[1] % block.lnc:
-            found.append(f"the output's H must be a multiple of lnc = {block.lnc}")
+    found = []
+    if block.out is not None and block.out.weight.shape[1] % block.lnc:
+        found.append(f"the output's H must be a multiple of lnc = {block.lnc}")
     if block.lnc == 2 and block.hidden % 2:
         found.append(f"on two cores X's H must be even; this is {block.hidden}")
     rows = call.batch * call.tokens
@@ -64,8 +51,6 @@ def _block_reasons(call: BlockCall) -> list[str]:
     if columns > MAX_QKV_COLUMNS:
         found.append(f"(q_heads + 2 * kv_heads) * B * S_tkg is at most {MAX_QKV_COLUMNS}; "
                      f"this is {columns}")  # fmt: skip
-    if cache.k.dtype == dtypes.FLOAT8_E4M3FN:
-        found.append("the cache is float8_e4m3fn, which NeuronCore-v3 lacks; use float8_e4m3")
     geometry = cache.geometry
     if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
         found.append(f"the cache has at most {MAX_SLOTS} slots")

@@ -22,6 +22,7 @@ activations [K, R] move; the result has h1 on partitions.
 import nki.isa as nisa
 import nki.language as nl
 
+from tkg.backends.neuron.fp8_codes import reader_of, values_of
 from tkg.backends.neuron.layout import (
     BANK,
     FP8_MAX,
@@ -165,7 +166,8 @@ def contract(psum, parts, weights, columns, weights_move, add=False):
     FP8 activations with FP8 weights go two tiles at a time (double_row).
     """
     groups = parts[0].shape[1]
-    paired = parts[0].dtype == nl.float8_e4m3 and groups % 2 == 0
+    both_fp8 = parts[0].dtype == nl.float8_e4m3 and weights.dtype == nl.float8_e4m3
+    paired = both_fp8 and groups % 2 == 0
     step = 2 if paired else 1
     mode = nisa.matmul_perf_mode.double_row if paired else nisa.matmul_perf_mode.none
     for g in range(0, groups, step):
@@ -202,9 +204,9 @@ def project_rows(manager, x, weight, after, out, in_sbuf):
     first, share = hidden_share(weight.shape[1])
     width = min(share, column_block(partitions, groups, weight.dtype))
     width = min(width, columns_that_fit(manager, groups, weight.dtype, share, (out, bias, scale)))
-    ring = manager.allocate_ring(
-        RING, (partitions, groups, width), weight.dtype, "output_projection.weights"
-    )
+    shape = (partitions, groups, width)
+    ring = manager.allocate_ring(RING, shape, weight.dtype, "output_projection.weights")
+    codes = reader_of(manager, shape, weight.dtype, "output_projection.codes")
     offset = broadcast_row(manager, bias, rows, first, share, "output_projection.bias")
     multiplier = broadcast_row(manager, scale, rows, first, share, "output_projection.scale")
     results = manager.ring(2, (rows, width), out.dtype, "output_projection.result")
@@ -212,6 +214,7 @@ def project_rows(manager, x, weight, after, out, in_sbuf):
         start = turn * width
         count = min(width, share - start)
         weights = load_weights(ring, turn, weight, partitions, first + start, count)
+        weights = values_of(codes, weights)
         result = out[:, start : start + count] if in_sbuf else results[turn % 2][:, 0:count]
         for c in range(0, count, BANK):
             n = min(BANK, count - c)
@@ -267,6 +270,7 @@ def project_transposed(manager, x, weight, after, result):
     tiles = share // PMAX
     step = 2 if x[0].dtype == nl.float8_e4m3 and groups % 2 == 0 else 1
     shape = (partitions, step, share)
+    codes = reader_of(manager, shape, weight.dtype, "output_projection.codes")
     spare = (manager.room() - RESULT_BYTES) // row_bytes(shape, weight.dtype)
     depth = max(1, min(groups // step, max(RING, spare)))
     ring = manager.allocate_ring(depth, shape, weight.dtype, "output_projection.weights")
@@ -286,6 +290,7 @@ def project_transposed(manager, x, weight, after, result):
     for g in range(0, groups, step):
         now = [part[:, g : g + step, :] for part in x]
         weights = load_contraction(ring[(g // step) % depth], weight, g, step, first)
+        weights = values_of(codes, weights)
         for i in range(len(spans)):
             start, count = spans[i]
             psum = sums[i] if fits else nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum)

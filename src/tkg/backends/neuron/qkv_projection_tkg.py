@@ -10,6 +10,7 @@ added.
 import nki.isa as nisa
 import nki.language as nl
 
+from tkg.backends.neuron.fp8_codes import reader_of, values_of
 from tkg.backends.neuron.layout import (
     BANK,
     FP8_MAX,
@@ -24,6 +25,8 @@ from tkg.backends.neuron.layout import (
 )
 from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 from tkg.contract.quantization import QuantizationType
+
+SUM_BANKS = 6  # of PSUM's 8, for sums that grow over all weights
 
 
 def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
@@ -42,10 +45,8 @@ def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
     if quantization == QuantizationType.STATIC:
         x = quantize(sbm, x, input_scale)
     parts = factors(sbm, x, weight.dtype, "qkv.x")
-    banks = accumulate_heads(sbm, parts, split, weight, d_head, heads)
     sums = sbm.stack((d_head, heads, rows), nl.float32, "qkv.sums")
-    for first, count, psum in banks:
-        nisa.tensor_copy(sums[:, first : first + count, :], psum)
+    accumulate_heads(sbm, parts, split, weight, sums)
     sums = exchange(sbm, sums, nl.add, "qkv")
     bias_columns = per_head_columns(sbm, bias, d_head, heads, "qkv.bias")
     if quantization == QuantizationType.ROW:
@@ -62,38 +63,65 @@ def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
     return qkv
 
 
-def accumulate_heads(sbm, parts, split, weight, d_head, heads):
-    """[(first head, heads, psum [d, heads, R])]: the sums over this core's h. `parts` sum to x."""
-    rows = parts[0].shape[2]
+def accumulate_heads(sbm, parts, split, weight, sums):
+    """sums [d, heads, R] = the sums over this core's h. `parts` sum to x. They grow in PSUM where
+    it can hold all of them, else each weight block's are added up in SBUF."""
+    d_head, heads, rows = sums.shape
     columns = weight.shape[1]
     per_bank = max(1, BANK // rows)
-    banks = []
-    for first in range(0, heads, per_bank):
-        count = min(per_bank, heads - first)
-        banks.append((first, count, nl.ndarray((d_head, count, rows), nl.float32, buffer=nl.psum)))
+    spans = [(first, min(per_bank, heads - first)) for first in range(0, heads, per_bank)]
+    stay = len(spans) <= SUM_BANKS
+    banks = sum_banks(d_head, spans, rows) if stay else []
     size = max(1, WEIGHT_BLOCK_BYTES // (PMAX * columns * bytes_of(weight.dtype)))
     size = min(size, split.count)
     # On the heap, so that loading need not wait for the scratch of earlier stages; as deep as there
     # is room, so that in the DMA queue the weights come before the cache, which is needed later.
     shape = (split.partitions(), size, columns)
+    codes = reader_of(sbm, shape, weight.dtype, "qkv.codes")
     spare = (sbm.room() - RESERVE_BYTES) // row_bytes(shape, weight.dtype)
     depth = max(RING, min(-(-split.count // size), spare))
     ring = sbm.allocate_ring(depth, shape, weight.dtype, "qkv.weights")
-    turn = 0
     for start in range(0, split.count, size):
-        tile = ring[turn % depth]
-        turn = turn + 1
-        load_rows(tile, weight, split, start, min(size, split.count - start))
-        for first, count, psum in banks:
-            for n in range(count):
-                c = (first + n) * d_head
-                for j in range(start, min(start + size, split.count)):
-                    height = split.height(j)
-                    stationary = tile[0:height, j - start, c : c + d_head]
-                    for i in range(len(parts)):
-                        moving = parts[i][0:height, j, :]
-                        nisa.nc_matmul(psum[:, n, :], stationary, moving, accumulate=j + i > 0)
+        tile = ring[start // size % depth]
+        count = min(size, split.count - start)
+        if codes != None and split.last > 0:
+            # All of the tile is turned into bfloat16, also rows past the last.
+            nisa.memset(tile, 0)
+        load_rows(tile, weight, split, start, count)
+        block = values_of(codes, tile[:, 0:count, :])
+        for i in range(len(spans)):
+            first, n = spans[i]
+            here = sums[:, first : first + n, :]
+            psum = banks[i] if stay else nl.ndarray(here.shape, nl.float32, buffer=nl.psum)
+            multiply_block(psum, parts, split, block, (start, first * d_head), stay and start > 0)
+            last = start + count == split.count
+            if stay and last or not stay and start == 0:
+                nisa.tensor_copy(here, psum)
+            elif not stay:
+                nisa.tensor_tensor(here, psum, here, nl.add)
+
+
+def sum_banks(d_head, spans, rows):
+    """A PSUM tile for each span (first, count) of heads."""
+    banks = []
+    for _, count in spans:
+        banks.append(nl.ndarray((d_head, count, rows), nl.float32, buffer=nl.psum))
     return banks
+
+
+def multiply_block(psum, parts, split, block, place, add):
+    """psum [d, n, R] (+)= the sums over a weight block's columns j. `place`: its first j, and the
+    first column of the first head."""
+    start, column = place
+    d_head = psum.shape[0]
+    for n in range(psum.shape[1]):
+        c = column + n * d_head
+        for j in range(block.shape[1]):
+            height = split.height(start + j)
+            stationary = block[0:height, j, c : c + d_head]
+            for i in range(len(parts)):
+                moving = parts[i][0:height, start + j, :]
+                nisa.nc_matmul(psum[:, n, :], stationary, moving, accumulate=add or j + i > 0)
 
 
 def load_rows(tile, weight, split, first, count):
