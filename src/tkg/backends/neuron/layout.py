@@ -20,6 +20,14 @@ def hidden_share(hidden):
     return nl.program_id(0) * share, share
 
 
+def head_parts(d_head):
+    """Into how many equal parts a head is cut so that each fits the partitions."""
+    parts = -(-d_head // PMAX)
+    while d_head % parts > 0 or d_head // parts > PMAX:
+        parts = parts + 1
+    return parts
+
+
 def fold_heads(attention):
     """How many heads fit on the partitions after each other. Between SBUF tiles an engine moves
     them, and may start only at multiples of 32 partitions."""

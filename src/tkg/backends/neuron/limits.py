@@ -7,6 +7,7 @@ from tkg.contract.block import BlockCall
 from tkg.contract.cost import Call
 
 PMAX = 128
+MAX_ROWS = 512  # float32 sums of one partition in a PSUM bank
 MAX_SLOTS = 1 << 24  # float32 holds every slot number below this
 MAX_QKV_COLUMNS = 7 * 512  # float32 sums of one partition that PSUM holds beside the rest
 
@@ -20,12 +21,10 @@ def unsupported(call: Call) -> list[str]:
 
 def _projection_reasons(call: Call) -> list[str]:
     assert not isinstance(call, BlockCall)
-    d_head, batch, _, tokens = call.attention.shape
+    _, batch, _, tokens = call.attention.shape
     found = []
-    if batch * tokens > PMAX:
-        found.append(f"B * S is at most {PMAX}; this is {batch * tokens}")
-    if d_head > PMAX:
-        found.append(f"D is at most {PMAX}; this is {d_head}")
+    if batch * tokens > MAX_ROWS:
+        found.append(f"B * S is at most {MAX_ROWS}; this is {batch * tokens}")
     hidden = call.projection.weight.shape[1]
     if hidden % call.lnc:
         found.append(f"H must be a multiple of lnc = {call.lnc}; this is {hidden}")

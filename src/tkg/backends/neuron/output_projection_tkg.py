@@ -32,6 +32,7 @@ from tkg.backends.neuron.layout import (
     column_block,
     factors,
     fold_heads,
+    head_parts,
     hidden_share,
     scalar_column,
 )
@@ -106,8 +107,7 @@ def check_shapes(attention, weight, share, transposed):
     assert heads * d_head == weight.shape[0], (
         f"output_projection_tkg: weight has {weight.shape[0]} rows, attention {heads}*{d_head}"
     )
-    assert batch * tokens <= PMAX, f"output_projection_tkg: B*S is {batch * tokens}, at most {PMAX}"
-    assert d_head <= PMAX, f"output_projection_tkg: D is {d_head}, at most {PMAX}"
+    assert batch * tokens <= BANK, f"output_projection_tkg: B*S is {batch * tokens}, at most {BANK}"
     if transposed:
         assert share % PMAX == 0, f"output_projection_tkg: H/LNC is {share}, not a multiple of 128"
 
@@ -121,23 +121,25 @@ def weights_stay(rows, share):
 
 
 def load_attention(manager, attention, fold):
-    """The activations as [K, G, R]: `fold` heads after each other on the partitions."""
+    """The activations as [K, G, R]: `fold` heads after each other on the partitions, or the equal
+    parts of a head that is larger than they are as contraction tiles of their own."""
     d_head, batch, heads, tokens = attention.shape
-    groups = heads // fold
-    x = manager.stack(
-        (fold * d_head, groups, batch * tokens), attention.dtype, "output_projection.x"
-    )
-    view = x.reshape((fold * d_head, groups, batch, tokens))
+    parts = head_parts(d_head)
+    size = d_head // parts
+    groups = heads * parts // fold
+    x = manager.stack((fold * size, groups, batch * tokens), attention.dtype, "output_projection.x")
+    view = x.reshape((fold * size, heads // fold, parts, batch, tokens))
     for i in range(fold):
-        # Head g*fold + i goes to partitions i*D .. (i+1)*D of contraction tile g.
-        part = view[i * d_head : (i + 1) * d_head, :, :, :]
-        source = attention.rearrange(
-            ("d", "b", ("g", "f"), "s"), ("d", "g", "b", "s", "f"), {"f": fold}
-        )[:, :, :, :, i]
-        if attention.buffer == nl.sbuf:
-            nisa.tensor_copy(part, source)
-        else:
-            nisa.dma_copy(part, source)
+        for part in range(parts):
+            # Head g*fold + i goes to partitions i*D .. (i+1)*D of contraction tile g.
+            target = view[i * size : (i + 1) * size, :, part, :, :]
+            source = attention.rearrange(
+                ("d", "b", ("g", "f"), "s"), ("d", "g", "b", "s", "f"), {"f": fold}
+            )[part * size : (part + 1) * size, :, :, :, i]
+            if attention.buffer == nl.sbuf:
+                nisa.tensor_copy(target, source)
+            else:
+                nisa.dma_copy(target, source)
     return x
 
 
@@ -207,30 +209,47 @@ def project_rows(manager, x, weight, after, out, in_sbuf):
     shape = (partitions, groups, width)
     ring = manager.allocate_ring(RING, shape, weight.dtype, "output_projection.weights")
     codes = reader_of(manager, shape, weight.dtype, "output_projection.codes")
-    offset = broadcast_row(manager, bias, rows, first, share, "output_projection.bias")
-    multiplier = broadcast_row(manager, scale, rows, first, share, "output_projection.scale")
-    results = manager.ring(2, (rows, width), out.dtype, "output_projection.result")
+    spread_over = min(rows, PMAX)
+    offset = broadcast_row(manager, bias, spread_over, first, share, "output_projection.bias")
+    multiplier = broadcast_row(manager, scale, spread_over, first, share, "output_projection.scale")
+    results = manager.ring(2, (spread_over, width), out.dtype, "output_projection.result")
+    blocks = [(r, min(PMAX, rows - r)) for r in range(0, rows, PMAX)]
+    assert not in_sbuf or len(blocks) == 1, (
+        f"output_projection_tkg: OUT_IN_SB: B*S is {rows}, at most {PMAX} unless transposed"
+    )
     for turn in range(-(-share // width)):
         start = turn * width
         count = min(width, share - start)
         weights = load_weights(ring, turn, weight, partitions, first + start, count)
         weights = values_of(codes, weights)
-        result = out[:, start : start + count] if in_sbuf else results[turn % 2][:, 0:count]
-        for c in range(0, count, BANK):
-            n = min(BANK, count - c)
-            psum = nl.ndarray((rows, n), nl.float32, buffer=nl.psum)
-            contract(psum, x, weights, slice(c, c + n), True)
-            here = slice(start + c, start + c + n)
-            finish(
-                result[:, c : c + n],
-                psum,
-                None if offset == None else offset[0:rows, here],
-                None if multiplier == None else multiplier[0:rows, here],
-                None if factor == None else factor[0:rows, :],
-            )
-        if not in_sbuf:
-            nisa.dma_copy(out[:, start : start + count], result)
+        for i in range(len(blocks)):
+            r, height = blocks[i]
+            block = [part[:, :, r : r + height] for part in x]
+            target = out[r : r + height, start : start + count]
+            result = target if in_sbuf else results[(turn + i) % 2][0:height, 0:count]
+            rows_of_block(block, weights, (offset, multiplier, factor), result, start)
+            if not in_sbuf:
+                nisa.dma_copy(target, result)
     manager.free_ring("output_projection.weights")
+
+
+def rows_of_block(x, weights, after, result, start):
+    """result [R, columns] of up to 128 rows; `after`: bias and scale on the partitions, of which
+    the block's columns begin at `start`, and the factor; each or None."""
+    offset, multiplier, factor = after
+    rows, count = result.shape
+    for c in range(0, count, BANK):
+        n = min(BANK, count - c)
+        psum = nl.ndarray((rows, n), nl.float32, buffer=nl.psum)
+        contract(psum, x, weights, slice(c, c + n), True)
+        here = slice(start + c, start + c + n)
+        finish(
+            result[:, c : c + n],
+            psum,
+            None if offset == None else offset[0:rows, here],
+            None if multiplier == None else multiplier[0:rows, here],
+            None if factor == None else factor[0:rows, :],
+        )
 
 
 def columns_that_fit(manager, groups, dtype, share, others):
@@ -241,7 +260,9 @@ def columns_that_fit(manager, groups, dtype, share, others):
     for row in (bias, scale):
         if row != None:
             room = room - row_bytes((1, share), row.dtype)
-    column = RING * groups * bytes_of(dtype) + 2 * bytes_of(out.dtype)
+    # Codes are turned into bfloat16 beside the ring.
+    extra = 3 if dtype == nl.uint8 else 0
+    column = (RING * bytes_of(dtype) + extra) * groups + 2 * bytes_of(out.dtype)
     return max(64, room // column // 64 * 64)
 
 
