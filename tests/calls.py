@@ -27,7 +27,7 @@ output has a layout for one number of them, so it keeps its own."""
 
 REFUSALS = {
     "neuron": (
-        r"d_head is at most 128; this is \d+",
+        r"d_head is n \* m with n up to 4 and m up to 128; this is \d+",
         r"B \* S_tkg is at most 128; this is \d+",
         r"B \* S is at most 512; this is \d+",
         r"q_heads \* S_tkg is at most 128; this is \d+",

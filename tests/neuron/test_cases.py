@@ -16,10 +16,6 @@ from tkg.testing.cases import CASES, PROJECTION_CASES
 from tkg.testing.verify import block_truth, projection_truth
 
 REFUSED = {
-    "d-head-512": "d_head is at most 128; this is 512",
-    "gemma3-1b": "d_head is at most 128; this is 256",
-    "gemma3-1b-global": "d_head is at most 128; this is 256",
-    "projection-many-rows": "B * S is at most 128; this is 231",
     "smollm2-135m-prompt": "q_heads * S_tkg is at most 128; this is 360",
     "tokens-128": "B * S_tkg is at most 128; this is 256",
 }

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from nkisim.report import Report
+from tests.calls import projection_check
 from tests.neuron.on_chip import close, on_cores, put, rng, rounded, values_of
 from tkg.backends.neuron import launch, layout
 from tkg.backends.neuron import output_projection_tkg as module
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.contract.quantization import QuantizationType
+from tkg.testing.case import ProjectionCase
+from tkg.testing.verify import projection_truth
 
 BF16, FP8 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3
 NONE, STATIC, ROW = QuantizationType.NONE, QuantizationType.STATIC, QuantizationType.ROW
@@ -221,8 +224,7 @@ def test_both_cores_read_half_of_the_weights() -> None:
     "change, text",
     [
         ({"weight": (130, 256)}, "weight has 130 rows, attention 2\\*64"),
-        ({"attention": (64, 129, 2, 1)}, "B\\*S is 129, at most 128"),
-        ({"attention": (130, 2, 1, 1), "weight": (130, 256)}, "D is 130, at most 128"),
+        ({"attention": (64, 513, 2, 1)}, "B\\*S is 513, at most 512"),
         ({"weight": (128, 200), "TRANSPOSE_OUT": True}, "H/LNC is 200, not a multiple of 128"),
     ],
 )
@@ -232,6 +234,20 @@ def test_limits_are_told(change: dict[str, Any], text: str) -> None:
     arrays = {k: np.zeros(v, BF16) if isinstance(v, tuple) else v for k, v in call.items()}
     with pytest.raises(AssertionError, match=text):
         launch.launch("output_projection_tkg", 1, arrays)
+
+
+@pytest.mark.parametrize("lnc", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("d_head, batch", [(129, 3), (256, 130), (600, 2), (32, 512), (513, 1)])
+def test_heads_and_rows_beyond_the_partitions(
+    d_head: int, batch: int, transposed: bool, lnc: int
+) -> None:
+    case = ProjectionCase(
+        name="large", d_head=d_head, heads=2, batch=batch, hidden=256, dtype="float32", bias=True,
+        transposed=transposed, lnc=lnc,
+    )  # fmt: skip
+    call = case.inputs() | {"lnc": lnc}
+    assert projection_check("neuron", call, projection_truth(call)).ok
 
 
 def test_a_row_lies_on_every_partition_asked_for() -> None:

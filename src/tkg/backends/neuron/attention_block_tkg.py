@@ -32,8 +32,8 @@ from tkg.backends.neuron.input_norm_tkg import (
     load_gamma,
     load_hidden,
 )
-from tkg.backends.neuron.layout import FP8_MAX, PMAX, factors, scalar_column
-from tkg.backends.neuron.matrices import apply_matrix, selection
+from tkg.backends.neuron.layout import FP8_MAX, PMAX, factors, head_parts, scalar_column
+from tkg.backends.neuron.matrices import apply_matrices, selection
 from tkg.backends.neuron.new_tokens import load_sink
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.backends.neuron.partials import share_with_peer
@@ -102,8 +102,8 @@ def attention_block_tkg(
     sizes = Sizes(X, W_qkv, V, block)
     out = None
     if out_in_sb and W_out == None:
-        columns = sizes.batch * sizes.q_heads * sizes.tokens
-        out = manager.allocate((sizes.d_head, columns), X.dtype, "out")
+        columns = sizes.batch * sizes.q_heads * sizes.parts * sizes.tokens
+        out = manager.allocate((sizes.size, columns), X.dtype, "out")
     manager.open_scope("attention_block")
     attention = manager.stack(sizes.attention(), X.dtype, "attention")
     length, prior = context_length(V, active_blocks_table, attention_mask, sizes.tokens)
@@ -137,17 +137,35 @@ def attention_block_tkg(
     )  # fmt: skip
     q, k, v = sizes.split(qkv)
     if rmsnorm_QK_pre_rope_enabled:
-        qk_norm_tkg(manager, q, rmsnorm_QK_pre_rope_W_Q, rmsnorm_QK_pre_rope_eps, "pre_rope_q")
-        qk_norm_tkg(manager, k, rmsnorm_QK_pre_rope_W_K, rmsnorm_QK_pre_rope_eps, "pre_rope_k")
+        qk_norm_tkg(
+            manager, q, rmsnorm_QK_pre_rope_W_Q, rmsnorm_QK_pre_rope_eps, "pre_rope_q", sizes.parts
+        )
+        qk_norm_tkg(
+            manager, k, rmsnorm_QK_pre_rope_W_K, rmsnorm_QK_pre_rope_eps, "pre_rope_k", sizes.parts
+        )
     if tables != None:
         rope_tkg(manager, q, tables, "rope_q")
         rope_tkg(manager, k, tables, "rope_k")
     if rmsnorm_QK_post_rope_enabled:
-        qk_norm_tkg(manager, q, rmsnorm_QK_post_rope_W_Q, rmsnorm_QK_post_rope_eps, "post_rope_q")
-        qk_norm_tkg(manager, k, rmsnorm_QK_post_rope_W_K, rmsnorm_QK_post_rope_eps, "post_rope_k")
+        qk_norm_tkg(
+            manager,
+            q,
+            rmsnorm_QK_post_rope_W_Q,
+            rmsnorm_QK_post_rope_eps,
+            "post_rope_q",
+            sizes.parts,
+        )
+        qk_norm_tkg(
+            manager,
+            k,
+            rmsnorm_QK_post_rope_W_K,
+            rmsnorm_QK_post_rope_eps,
+            "post_rope_k",
+            sizes.parts,
+        )
     new = round_new(manager, sizes, k, v, K, (k_scale, v_scale), K_cache_transposed)
     if skip_attention:
-        nisa.tensor_copy(attention, sizes.heads_of(q, sizes.q_heads).permute((0, 2, 1, 3)))
+        nisa.tensor_copy(attention, sizes.heads_of(q).permute((0, 2, 1, 3)))
     else:
         scale = sizes.d_head**-0.5 if softmax_scale == None else softmax_scale
         queries = prepare_queries(manager, q, scale, reader, new, X.dtype)
@@ -171,7 +189,7 @@ def attention_block_tkg(
     elif out_in_sb:
         nisa.tensor_copy(out, attention)
     else:
-        out = attention_to_hbm(attention)
+        out = attention_to_hbm(attention, sizes.parts)
     manager.free_ring("qkv.weights")
     manager.close_scope()
     return out, K_out, V_out
@@ -187,23 +205,27 @@ class Sizes(nl.NKIObject):
         self.rows = self.batch * self.tokens
         self.d_head = V.shape[3]
         self.kv_heads = V.shape[2] if block else V.shape[1]
+        self.parts = head_parts(self.d_head)
+        self.size = self.d_head // self.parts
         self.q_heads = W_qkv.shape[1] // self.d_head - 2 * self.kv_heads
 
     def sections(self):
-        return self.q_heads, self.kv_heads, self.d_head
+        """The heads of Q, of K or V, and their size, where each part of a head counts as one."""
+        return self.q_heads * self.parts, self.kv_heads * self.parts, self.size
 
     def attention(self):
         """Shape of the attention output on chip."""
-        return self.d_head, self.batch, self.q_heads, self.tokens
+        return self.size, self.batch, self.q_heads * self.parts, self.tokens
 
     def split(self, qkv):
-        """Q, K and V of [d, heads, R]."""
-        end = self.q_heads + self.kv_heads
-        return qkv[:, 0 : self.q_heads, :], qkv[:, self.q_heads : end, :], qkv[:, end:, :]
+        """Q, K and V of [d/parts, heads*parts, R]."""
+        first = self.q_heads * self.parts
+        end = first + self.kv_heads * self.parts
+        return qkv[:, 0:first, :], qkv[:, first:end, :], qkv[:, end:, :]
 
-    def heads_of(self, t, heads):
-        """[d, heads, R] as [d, heads, B, S]."""
-        return t.reshape((self.d_head, heads, self.batch, self.tokens))
+    def heads_of(self, t):
+        """[d/parts, heads*parts, R] as [d/parts, heads*parts, B, S]."""
+        return t.reshape((self.size, t.shape[1], self.batch, self.tokens))
 
 
 def with_head_axis(cache, block):
@@ -232,7 +254,7 @@ def round_new(manager, sizes, k, v, K, scales, transposed):
     dtype = rounded_dtype(K.dtype)
     tiles = []
     for name, t in (("k_new", k), ("v_new", v)):
-        tile = manager.stack((sizes.d_head, sizes.kv_heads, sizes.rows), dtype, name)
+        tile = manager.stack(t.shape, dtype, name)
         nisa.tensor_copy(tile, t)
         tiles.append(tile)
     if not transposed:
@@ -242,19 +264,25 @@ def round_new(manager, sizes, k, v, K, scales, transposed):
         for tile in tiles:
             common_nan(manager, tile, "nan_codes")
     k_rows = None if transposed else tiles[2].view(K.dtype)
-    heads = [sizes.heads_of(tile, sizes.kv_heads) for tile in tiles[0:2]]
-    return NewTokens(heads[0], heads[1], k_rows, tiles[-1].view(K.dtype))
+    heads = [sizes.heads_of(tile) for tile in tiles[0:2]]
+    return NewTokens(heads[0], heads[1], k_rows, tiles[-1].view(K.dtype), sizes.parts)
 
 
-def attention_to_hbm(attention):
-    """The attention output as [B, q, d, S] in HBM; each core writes its part of d."""
-    d_head, batch, heads, tokens = attention.shape
-    shape = (batch, heads, d_head, tokens)
+def attention_to_hbm(attention, parts):
+    """The attention output [d/parts, B, q*parts, S] as [B, q, d, S] in HBM; each core writes half
+    of d/parts, or where that may be odd half of the parts."""
+    size, batch, heads, tokens = attention.shape
+    shape = (batch, heads // parts, size * parts, tokens)
     out = nl.ndarray(shape, attention.dtype, buffer=nl.shared_hbm, name="out")
-    part = d_head // nl.num_programs(0)
-    first = nl.program_id(0) * part
-    turned = out.permute((2, 0, 1, 3))
-    nisa.dma_copy(turned[first : first + part, :, :, :], attention[first : first + part, :, :, :])
+    turned = out.reshape((batch, heads, size, tokens)).permute((2, 0, 1, 3))
+    if parts % 2 == 0:
+        share = heads // nl.num_programs(0)
+        here = slice(nl.program_id(0) * share, (nl.program_id(0) + 1) * share)
+        nisa.dma_copy(turned[:, :, here, :], attention[:, :, here, :])
+    else:
+        share = size // nl.num_programs(0)
+        here = slice(nl.program_id(0) * share, (nl.program_id(0) + 1) * share)
+        nisa.dma_copy(turned[here, :, :, :], attention[here, :, :, :])
     return out
 
 
@@ -298,26 +326,37 @@ def scale_for_fp8(manager, t, scale, name):
 
 
 def prepare_queries(manager, q, scale, reader, new, dtype):
-    """The scaled queries in the dtypes that multiply the cache; their parities for a paired one."""
-    d_head, heads, rows = q.shape
+    """The scaled queries in the dtypes that multiply the cache, and in the parts its keys have."""
+    size, columns, rows = q.shape
     batch, tokens = new.k.shape[2], new.k.shape[3]
+    parts = new.parts
+    heads = columns // parts
     kind = nl.float32 if bytes_of(reader.K.dtype) == 4 else dtype
-    flat = manager.stack((d_head, heads * rows), nl.float32, "q.scaled")
-    nisa.tensor_scalar(flat, q.reshape((d_head, heads * rows)), nl.multiply, scale)
-    whole = query_parts(manager, flat, kind, reader, (heads, batch, tokens), "q")
-    parity = None
-    if reader.paired:
-        parity = []
+    flat = manager.stack((size, parts, heads * rows), nl.float32, "q.scaled")
+    by_head = flat.reshape((size, parts, heads, rows))
+    for i in range(parts):
+        part = q.reshape((size, heads, parts, rows))[:, :, i, :]
+        nisa.tensor_scalar(by_head[:, i, :, :], part, nl.multiply, scale)
+    shape = (heads, batch, tokens)
+    scaled = [flat[:, i, :] for i in range(parts)]
+    whole = [query_parts(manager, scaled[i], kind, reader, shape, f"q.{i}") for i in range(parts)]
+    if not reader.paired:
+        return Queries(whole, whole, kind, new.k, new.v)
+    keyed = []
+    for k in range(reader.key_parts):
         for half in range(2):
-            pick = selection(manager, d_head, half, f"q.pick.{half}")
-            chosen = apply_matrix(manager, pick, flat, f"q.picked.{half}")
-            shape = (heads, batch, tokens)
-            parity.append(query_parts(manager, chosen, kind, reader, shape, f"q.parity.{half}"))
-    return Queries(whole, parity, kind, new.k, new.v)
+            name = f"q.picked.{k}.{half}"
+            picks = [
+                selection(manager, reader.d_head, half, f"{name}.by.{i}", (i, k, parts))
+                for i in range(parts)
+            ]
+            chosen = apply_matrices(manager, picks, scaled, name)
+            keyed.append(query_parts(manager, chosen, kind, reader, shape, f"q.keyed.{k}.{half}"))
+    return Queries(whole, keyed, kind, new.k, new.v)
 
 
 def query_parts(manager, flat, kind, reader, shape, name):
-    """[tiles [d, N, B, S] that sum to the float32 queries [d, N*B*S], rounded to `kind`]."""
+    """Tiles [d, N, B, S] that sum to the float32 queries [d, N*B*S], rounded to `kind`."""
     narrow = flat
     if kind != nl.float32:
         narrow = manager.stack(flat.shape, kind, name)

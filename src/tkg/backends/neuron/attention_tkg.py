@@ -25,22 +25,23 @@ SCORE_BYTES = 16 * 1024  # a partition, for the scores of one pass
 
 
 class Queries(nl.NKIObject):
-    """`q`: tiles [d, N, B, S] that sum to the scaled queries, in dtypes that multiply the cache's;
-    `parity`: the same for their even and odd elements, [d/2, N, B, S], where K^T comes in pairs,
-    else None. `kind`: the dtype of probabilities. `k`, `v`: the new tokens' K and V, [d, kv, B, S],
-    rounded to the cache's dtype."""
+    """`q`: for each part of a head the tiles [d/parts, N, B, S] that sum to the scaled queries, in
+    dtypes that multiply the cache's; `keyed`: the same in the parts that K^T comes in. `kind`: the
+    dtype of probabilities. `k`, `v`: the new tokens' K and V, [d/parts, kv*parts, B, S], rounded to
+    the cache's dtype."""
 
-    def __init__(self, q, parity, kind, k, v):
+    def __init__(self, q, keyed, kind, k, v):
         self.q = q
-        self.parity = parity
+        self.keyed = keyed
         self.kind = kind
         self.k = k
         self.v = v
-        self.d_head = q[0].shape[0]
-        self.heads = q[0].shape[1]
-        self.kv_heads = k.shape[1]
-        self.group = self.heads // k.shape[1]
-        self.tokens = q[0].shape[3]
+        self.parts = len(q)
+        self.size = q[0][0].shape[0]
+        self.heads = q[0][0].shape[1]
+        self.kv_heads = k.shape[1] // self.parts
+        self.group = self.heads // self.kv_heads
+        self.tokens = q[0][0].shape[3]
 
     def columns(self):
         """Columns of one row of the batch."""
@@ -80,18 +81,17 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, share):
     `share`: None, or the function that fetches the other core's partial (where the context is split
     over them).
     """
-    d_head = queries.d_head
     plan = plan_passes(queries, rows[0], rows[1], reader.context)
     width = max([parts[0].count for parts in plan]) * queries.columns()
     sbm.open_scope("attention")
     nonfinite = None
     if visibility.slots == None:
         unit = queries.group * queries.tokens
-        nonfinite = NonfiniteValues(sbm, reader.context.run, d_head, unit)
+        nonfinite = NonfiniteValues(sbm, reader.context.run, reader.d_head, unit)
     buffers = Buffers(sbm, queries, plan, width, nonfinite)
     work = [(parts, i) for parts in plan for i in range(len(parts))]
-    total = Partial(sbm, d_head, width, "attention.total")
-    other = Partial(sbm, d_head, width, "attention.other")
+    total = Partial(sbm, queries.size, queries.parts, width, "attention.total")
+    other = Partial(sbm, queries.size, queries.parts, width, "attention.other")
     if len(work) > 0:
         score(queries, reader, visibility, work[0][0][work[0][1]], buffers, 0)
     for i in range(len(work)):
@@ -174,12 +174,11 @@ def multiply_keys(queries, reader, tile, place, rows, psum):
     query heads)."""
     group, l = place
     b, heads = rows
-    halves = [queries.q] if queries.parity == None else queries.parity
-    for half in range(len(halves)):
-        columns = reader.key_columns(tile, group, l, half)
-        for i in range(len(halves[half])):
-            q = halves[half][i][:, heads, b, :]
-            nisa.nc_matmul(psum, columns, q, accumulate=half + i > 0)
+    for part in range(len(queries.keyed)):
+        columns = reader.key_columns(tile, group, l, part)
+        for i in range(len(queries.keyed[part])):
+            q = queries.keyed[part][i][:, heads, b, :]
+            nisa.nc_matmul(psum, columns, q, accumulate=part + i > 0)
 
 
 def seen(mask, height, b, tiles, heads, group, tokens):
@@ -233,10 +232,11 @@ def weigh(sbm, queries, reader, visibility, this, place, partial):
     context = this.context
     columns = queries.group * queries.tokens
     units = this.count * queries.kv_heads
-    psum = nl.ndarray((queries.d_head, units, columns), nl.float32, buffer=nl.psum)
+    shape = (queries.size, queries.parts, units, columns)
+    psum = nl.ndarray(shape, nl.float32, buffer=nl.psum)
     counts = None
     if nonfinite != None:
-        counts = nl.ndarray((queries.d_head, units, columns), nl.float32, buffer=nl.psum)
+        counts = nl.ndarray(shape, nl.float32, buffer=nl.psum)
     sbm.open_scope("weigh")
     used = buffers.weights[turn % 2][:, 0:units, 0 : context.tiles(), :]
     parts = factors(sbm, used, reader.V.dtype, "weigh.p")
@@ -263,22 +263,26 @@ def weigh(sbm, queries, reader, visibility, this, place, partial):
                         queries.tokens,
                     )
                     marks, who = nonfinite.take_out(values, mask)
-                    add_products(counts[:, unit, :], marks, (who,), g > 0)
-                add_products(psum[:, unit, :], values, weights, g > 0)
-    acc = partial.acc[:, 0 : units * columns]
-    nisa.tensor_copy(acc, psum)
-    if counts != None:
-        nonfinite.put_back(acc, counts.reshape(acc.shape))
+                    add_products(counts[:, :, unit, :], marks, (who,), g > 0)
+                add_products(psum[:, :, unit, :], values, weights, g > 0)
+    for part in range(queries.parts):
+        acc = partial.acc[part][:, 0 : units * columns]
+        nisa.tensor_copy(acc, psum[:, part, :, :])
+        if counts != None:
+            nonfinite.put_back(acc, counts[:, part, :, :].reshape(acc.shape))
     sbm.close_scope()
 
 
 def add_products(psum, values, weights, add):
-    """psum [d, columns] (+)= the sum over the tiles l of values[:, l, :]^T and weights[:, l, :],
-    where `weights` are tiles that are added up."""
+    """psum [d/parts, parts, columns] (+)= the sum over the tiles l of values[:, l, :]^T and
+    weights[:, l, :], where `weights` are tiles that are added up."""
+    size = psum.shape[0]
     for l in range(values.shape[1]):
-        for i in range(len(weights)):
-            part = weights[i][:, l, :]
-            nisa.nc_matmul(psum, values[:, l, :], part, accumulate=add or l + i > 0)
+        for part in range(psum.shape[1]):
+            value = values[:, l, part * size : (part + 1) * size]
+            for i in range(len(weights)):
+                weight = weights[i][:, l, :]
+                nisa.nc_matmul(psum[:, part, :], value, weight, accumulate=add or l + i > 0)
 
 
 def slots_of(visibility, b, kv):

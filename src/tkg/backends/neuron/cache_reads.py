@@ -13,7 +13,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.fp8_codes import reader_of, values_of
-from tkg.backends.neuron.layout import PMAX, RING
+from tkg.backends.neuron.layout import PMAX, RING, head_parts
 from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 
 RING_BYTES = 32 * 1024  # a partition, for the keys (and again for the values) on their way
@@ -42,9 +42,11 @@ class CacheReader(nl.NKIObject):
         self.turn = 0
         self.value_turn = 0
         run = context.run
-        keys = (self.d_head, run * PMAX)
-        if self.paired:
-            keys = (self.d_head // 2, run * PMAX * 2)
+        # K^T of a head that is larger than the partitions lies there in equal parts.
+        width = self.d_head // 2 if self.paired else self.d_head
+        self.key_parts = head_parts(width)
+        self.key_width = width // self.key_parts
+        keys = (self.key_width, self.key_parts, run * PMAX * (2 if self.paired else 1))
         # Small tiles need more of them under way to hide the fixed cost of a DMA.
         row = row_bytes(keys, K.dtype)
         self.depth = max(RING, min(16, RING_BYTES // row))
@@ -64,50 +66,59 @@ class CacheReader(nl.NKIObject):
         nisa.memset(self.zero, 0)
 
     def keys(self, b, kv, group):
-        """The tile with K^T of a group; `key_columns` cuts it."""
+        """The tile with K^T of a group, [width, parts, positions]; `key_columns` cuts it."""
         tile = self.key_ring[self.turn % self.depth]
         self.turn = self.turn + 1
         run = self.context.run
         height = self.context.height(group)
-        count = height * run
         first = self.context.first_run(group) * run
         if self.turned:
             self.turn_keys(tile, b, kv, group)
-        elif self.rows != None:
-            self.gather_keys(tile, b, kv, group)
-        elif self.transposed:
-            source = self.K[b, kv, :, first : first + count]
+        else:
+            for part in range(self.key_parts):
+                if self.rows != None:
+                    self.gather_keys(tile[:, part, :], b, kv, group, part)
+                else:
+                    self.load_keys(tile[:, part, :], b, kv, (first, height * run), part)
+        return values_of(self.key_codes, tile)
+
+    def load_keys(self, tile, b, kv, span, part):
+        """Positions (first, count) of a flat cache, one part of K^T."""
+        first, count = span
+        here = slice(part * self.key_width, (part + 1) * self.key_width)
+        if self.transposed:
+            source = self.K[b, kv, here, first : first + count]
             self.loads.append(nisa.dma_copy(tile[:, 0:count], source))
         elif self.paired:
-            source = self.K[b, kv, first : first + count, :].view(nl.bfloat16)
+            source = self.K[b, kv, first : first + count, :].view(nl.bfloat16)[:, here]
             target = tile.view(nl.bfloat16)[:, 0:count]
             self.loads.append(nisa.dma_transpose(target, source))
         else:
-            source = self.K[b, kv, first : first + count, :]
+            source = self.K[b, kv, first : first + count, here]
             self.loads.append(nisa.dma_transpose(tile[:, 0:count], source))
-        return values_of(self.key_codes, tile)
 
-    def gather_keys(self, tile, b, kv, group):
+    def gather_keys(self, tile, b, kv, group, part):
         """Position (partition p, l) of the group becomes column l*128 + p. The gather takes rows by
         the sixteen; those past the group's end are run 0 again, which nothing reads."""
         blocks, block_len, kv_heads, d_head = self.K.shape
         run = self.context.run
         count = -(-self.context.height(group) // 16) * 16
-        width = d_head
+        row = d_head
         base = self.K.reshape((blocks * (block_len // run), run * kv_heads * d_head))
         target = tile
         if self.paired:
             base = base.view(nl.bfloat16)
             target = tile.view(nl.bfloat16)
-            width = d_head // 2
-        row = kv_heads * width
+            row = d_head // 2
+        offset = kv * row + part * self.key_width
+        row = kv_heads * row
         source = base.ap(
-            [[run * row, count], [row, run], [row, 1], [1, width]],
-            offset=kv * width,
+            [[run * row, count], [row, run], [row, 1], [1, self.key_width]],
+            offset=offset,
             vector_offset=self.rows.runs[0:count, group, b : b + 1],
             indirect_dim=0,
         )
-        columns = target.reshape((width, run, 1, PMAX))[:, :, :, 0:count]
+        columns = target.reshape((self.key_width, run, 1, PMAX))[:, :, :, 0:count]
         self.loads.append(nisa.dma_transpose(columns, source))
 
     def turn_keys(self, tile, b, kv, group):
@@ -117,9 +128,11 @@ class CacheReader(nl.NKIObject):
         rows = self.key_rows[0:height, :, :]
         self.gather_runs(rows, self.K, b, kv, group)
         for l in range(run):
-            psum = nl.ndarray((self.d_head, height), self.K.dtype, buffer=nl.psum)
-            nisa.nc_transpose(psum, rows[:, l, :], engine=nisa.engine.tensor)
-            nisa.tensor_copy(tile[:, l * PMAX : l * PMAX + height], psum)
+            for part in range(self.key_parts):
+                here = slice(part * self.key_width, (part + 1) * self.key_width)
+                psum = nl.ndarray((self.key_width, height), self.K.dtype, buffer=nl.psum)
+                nisa.nc_transpose(psum, rows[:, l, here], engine=nisa.engine.tensor)
+                nisa.tensor_copy(tile[:, part, l * PMAX : l * PMAX + height], psum)
 
     def gather_runs(self, target, cache, b, kv, group):
         """The runs of a group, [128, run, d], from a block cache."""
@@ -137,15 +150,16 @@ class CacheReader(nl.NKIObject):
         self.loads.append(nisa.dma_copy(target, source))
 
     def key_columns(self, tile, group, l, part):
-        """[d, positions] of tile l; for a paired cache the elements of d with parity `part`."""
+        """[width, positions] of tile l: one part of d; for a paired cache parts alternate between
+        the even and the odd elements."""
         run = self.context.run
         height = self.context.height(group)
         step = 1 if self.rows != None else run
         first = l * PMAX if self.rows != None else l
         last = first + (height - 1) * step + 1
         if not self.paired:
-            return tile[:, first:last:step]
-        return tile[:, 2 * first + part : 2 * last : 2 * step]
+            return tile[:, part, first:last:step]
+        return tile[:, part // 2, 2 * first + part % 2 : 2 * last : 2 * step]
 
     def values(self, b, kv, group, slots):
         """V of a group, [128, run, d]; `slots` [128, tiles] uint8 has 0 where V must not be used,

@@ -24,15 +24,22 @@ def rows_of_heads(sbm, t, dtype, name):
 
 
 class NewTokens(nl.NKIObject):
-    """The new K and V in the cache's dtype: `k`, `v` [d, kv, B, S], `k_rows`, `v_rows`
-    [B*S, kv*d] (`k_rows` is None where K is written transposed). For a cache of codes (uint8)
+    """The new K and V in the cache's dtype: `k`, `v` [d, kv, B, S], of a head in parts
+    [d/parts, kv*parts, B, S]; `k_rows`, `v_rows` [B*S, kv*d] (`k_rows` is None where K is written
+    transposed). For a cache of codes (uint8)
     `k` and `v` are float8_e4m3, whose bits mean the same there."""
 
-    def __init__(self, k, v, k_rows, v_rows):
+    def __init__(self, k, v, k_rows, v_rows, parts=1):
         self.k = k
         self.v = v
         self.k_rows = k_rows
         self.v_rows = v_rows
+        self.parts = parts
+
+    def shape(self):
+        """(d, kv, B, S)."""
+        size, heads, batch, tokens = self.k.shape
+        return size * self.parts, heads // self.parts, batch, tokens
 
 
 def cache_update_tkg(sbm, new, caches, slots, transposed, block, loads):
@@ -77,7 +84,7 @@ def own_caches(new, K, V):
 def scatter_tokens(sbm, new, targets, slots, block, loads):
     """A slot for each token: one DMA a cache. A second one into the same cache would have to wait
     for the first, since where they land is known at run time only."""
-    d_head, kv_heads, batch, tokens = new.k.shape
+    d_head, kv_heads, batch, tokens = new.shape()
     shape = (batch * tokens, kv_heads, d_head)
     capacity = 0 if block else targets[0][0].shape[2]
     # Elements from one slot to the next, and from one head to the next.
@@ -170,7 +177,9 @@ def write_rows_of(rows, cache, table, place, block, loads):
 def write_columns(new, K, table, b, batch, loads):
     """The tokens of row b into a transposed K cache [B, kv, d, S_max]."""
     here = min(b, batch - 1)
-    kv_heads, d_head, capacity = K.shape[1:]
+    d_head, kv_heads = new.k.shape[0:2]
+    capacity = K.shape[3]
+    K = K.reshape((batch, kv_heads, d_head, capacity))
     tokens = new.k.shape[3]
     columns = (table.shape[1] - 1) // batch
     count = tokens // columns
@@ -189,12 +198,12 @@ def write_columns(new, K, table, b, batch, loads):
 
 def new_outputs(new, dtype, with_heads):
     """K [d, B, S] and V [B, 1, S, d] in HBM (with a KV-head axis: [kv, d, B, S], [B, kv, S, d])."""
-    d_head, kv_heads, batch, tokens = new.k.shape
+    d_head, kv_heads, batch, tokens = new.shape()
     shape = (kv_heads, d_head, batch, tokens) if with_heads else (d_head, batch, tokens)
     K_out = nl.ndarray(shape, dtype, buffer=nl.shared_hbm, name="K_new")
     V_out = nl.ndarray((batch, kv_heads, tokens, d_head), dtype, buffer=nl.shared_hbm, name="V_new")
-    k_target = K_out.permute((1, 0, 2, 3)) if with_heads else K_out
-    k_source = new.k.view(dtype) if with_heads else new.k[:, 0, :, :].view(dtype)
+    k_target = K_out.reshape((new.k.shape[1], new.k.shape[0], batch, tokens)).permute((1, 0, 2, 3))
+    k_source = new.k.view(dtype)
     v_target = V_out.permute((0, 2, 1, 3))
     copies = [(k_target, k_source), (v_target, new.v_rows)]
     if nl.num_programs(0) == 2:

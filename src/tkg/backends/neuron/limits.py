@@ -9,7 +9,7 @@ from tkg.contract.cost import Call
 PMAX = 128
 MAX_ROWS = 512  # float32 sums of one partition in a PSUM bank
 MAX_SLOTS = 1 << 24  # float32 holds every slot number below this
-MAX_QKV_COLUMNS = 7 * 512  # float32 sums of one partition that PSUM holds beside the rest
+MAX_PARTS = 4  # of a head, one after the other on the partitions
 
 
 def unsupported(call: Call) -> list[str]:
@@ -31,6 +31,11 @@ def _projection_reasons(call: Call) -> list[str]:
     return found
 
 
+def splits(d_head: int) -> bool:
+    """Whether a head can be cut into a few equal parts that fit the partitions."""
+    return any(d_head % parts == 0 and d_head // parts <= PMAX for parts in range(1, MAX_PARTS + 1))
+
+
 def _block_reasons(call: BlockCall) -> list[str]:
     block, cache = call.block, call.cache
     heads = block.heads
@@ -40,16 +45,13 @@ def _block_reasons(call: BlockCall) -> list[str]:
     if block.lnc == 2 and block.hidden % 2:
         found.append(f"on two cores X's H must be even; this is {block.hidden}")
     rows = call.batch * call.tokens
-    if heads.d_head > PMAX:
-        found.append(f"d_head is at most {PMAX}; this is {heads.d_head}")
+    if not splits(heads.d_head):
+        found.append(f"d_head is n * m with n up to {MAX_PARTS} and m up to {PMAX}; "
+                     f"this is {heads.d_head}")  # fmt: skip
     if rows > PMAX:
         found.append(f"B * S_tkg is at most {PMAX}; this is {rows}")
     if heads.q * call.tokens > PMAX:
         found.append(f"q_heads * S_tkg is at most {PMAX}; this is {heads.q * call.tokens}")
-    columns = (heads.q + 2 * heads.kv) * rows
-    if columns > MAX_QKV_COLUMNS:
-        found.append(f"(q_heads + 2 * kv_heads) * B * S_tkg is at most {MAX_QKV_COLUMNS}; "
-                     f"this is {columns}")  # fmt: skip
     geometry = cache.geometry
     if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
         found.append(f"the cache has at most {MAX_SLOTS} slots")

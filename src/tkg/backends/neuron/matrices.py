@@ -6,6 +6,8 @@ They are stationary operands [K, M] of float32 matmuls, result[m] = sum_k matrix
 import nki.isa as nisa
 import nki.language as nl
 
+from tkg.backends.neuron.layout import head_parts
+
 
 def filled(sbm, shape, value, name, dtype=nl.float32):
     """A tile with the same number everywhere."""
@@ -40,54 +42,94 @@ def identity(sbm, size, name):
     return matrix
 
 
-def rotation(sbm, d_head, contiguous, name):
+WHOLE = (0, 0, 1)
+"""The block of a matrix that is all of it: (part of the rows, part of the columns, parts)."""
+
+
+def column_sets(d_head, contiguous, block):
+    """[(columns of a block as a slice, the first one's element of the head, whether it is the first
+    of its pair)]: each of its pairs' first and second elements."""
+    size = d_head // block[2]
+    start = block[1] * size
+    if contiguous:
+        end = max(0, min(size, d_head // 2 - start))
+        sets = [(slice(0, end), start, True), (slice(end, size), start + end, False)]
+    else:
+        odd = start % 2
+        sets = [
+            (slice(odd, size, 2), start + odd, True),
+            (slice(1 - odd, size, 2), start + 1 - odd, False),
+        ]
+    return [entry for entry in sets if entry[0].start < size and entry[0].start < entry[0].stop]
+
+
+def rotation(sbm, d_head, contiguous, name, block=WHOLE):
     """[d, d]: result = the pairs of x turned by a quarter: (r, i) becomes (-i, r).
 
-    `contiguous`: pairs are (j, j + d/2); otherwise (2j, 2j + 1).
+    `contiguous`: pairs are (j, j + d/2); otherwise (2j, 2j + 1). `block`: which [d/parts, d/parts]
+    of it.
     """
-    half = d_head // 2
-    matrix = sbm.stack((d_head, d_head), nl.float32, name)
-    plus = filled(sbm, (d_head, half), 1.0, name + ".plus")
-    minus = filled(sbm, (d_head, half), -1.0, name + ".minus")
-    if contiguous:
-        put_diagonal(matrix, matrix[:, 0:half], minus, 1, half)
-        put_diagonal(matrix, matrix[:, half:d_head], plus, 1, 0)
-    else:
-        put_diagonal(matrix, matrix[:, 0:d_head:2], minus, 2, 1)
-        put_diagonal(matrix, matrix[:, 1:d_head:2], plus, 2, 0)
+    size = d_head // block[2]
+    matrix = sbm.stack((size, size), nl.float32, name)
+    plus = filled(sbm, (size, size), 1.0, name + ".plus")
+    minus = filled(sbm, (size, size), -1.0, name + ".minus")
+    away = d_head // 2 if contiguous else 1
+    for columns, first, leads in column_sets(d_head, contiguous, block):
+        other = first + away if leads else first - away
+        value = minus if leads else plus
+        step = 1 if contiguous else 2
+        put_diagonal(matrix, matrix[:, columns], value, step, other - block[0] * size)
     return matrix
 
 
-def expansion(sbm, d_head, contiguous, name):
-    """[d/2, d]: result = one value a pair, on both elements of the pair."""
-    half = d_head // 2
-    matrix = sbm.stack((half, d_head), nl.float32, name)
-    ones = filled(sbm, (half, half), 1.0, name + ".ones")
-    if contiguous:
-        put_diagonal(matrix, matrix[:, 0:half], ones, 1, 0)
-        put_diagonal(matrix, matrix[:, half:d_head], ones, 1, 0)
-    else:
-        put_diagonal(matrix, matrix[:, 0:d_head:2], ones, 1, 0)
-        put_diagonal(matrix, matrix[:, 1:d_head:2], ones, 1, 0)
+def expansion(sbm, d_head, contiguous, name, block=WHOLE):
+    """[d/2, d]: result = one value a pair, on both elements of the pair. `block`: the rows of one
+    part of the pairs, as many as `pair_part` says, and d/parts of the columns."""
+    rows = pair_part(d_head)
+    size = d_head // block[2]
+    matrix = sbm.stack((rows, size), nl.float32, name)
+    ones = filled(sbm, (rows, size), 1.0, name + ".ones")
+    for columns, first, leads in column_sets(d_head, contiguous, block):
+        pair = first // 2
+        if contiguous:
+            pair = first if leads else first - d_head // 2
+        put_diagonal(matrix, matrix[:, columns], ones, 1, pair - block[0] * rows)
     return matrix
 
 
-def selection(sbm, d_head, parity, name):
-    """[d, d/2]: result = the even (parity 0) or odd elements of x."""
-    half = d_head // 2
-    matrix = sbm.stack((d_head, half), nl.float32, name)
-    ones = filled(sbm, (d_head, half), 1.0, name + ".ones")
-    put_diagonal(matrix, matrix[:, :], ones, 2, parity)
+def pair_part(d_head):
+    """Pairs of a head that lie on the partitions together."""
+    return d_head // 2 // head_parts(d_head // 2)
+
+
+def selection(sbm, d_head, parity, name, block=WHOLE):
+    """[d, d/2]: result = the even (parity 0) or odd elements of x. `block`: d/parts of the rows,
+    and of the columns as many as `pair_part` says."""
+    size = d_head // block[2]
+    columns = pair_part(d_head)
+    matrix = sbm.stack((size, columns), nl.float32, name)
+    ones = filled(sbm, (size, columns), 1.0, name + ".ones")
+    offset = 2 * block[1] * columns + parity - block[0] * size
+    put_diagonal(matrix, matrix[:, :], ones, 2, offset)
     return matrix
 
 
 def apply_matrix(sbm, matrix, x, name):
-    """matrix^T @ x for x [K, n] float32, as a new float32 tile [M, n]; 512 columns at a time."""
-    out = sbm.stack((matrix.shape[1], x.shape[1]), nl.float32, name)
-    for start in range(0, x.shape[1], 512):
-        stop = min(start + 512, x.shape[1])
-        psum = nl.ndarray((matrix.shape[1], stop - start), nl.float32, buffer=nl.psum)
-        nisa.nc_matmul(psum, matrix, x[:, start:stop], accumulate=False)
+    """matrix^T @ x for x [K, n] float32, as a new float32 tile [M, n]."""
+    return apply_matrices(sbm, (matrix,), (x,), name)
+
+
+def apply_matrices(sbm, matrices, xs, name):
+    """The sum of matrix^T @ x over pairs [K, M], [K, n], as a new float32 tile [M, n]; 512 columns
+    at a time."""
+    width = matrices[0].shape[1]
+    count = xs[0].shape[1]
+    out = sbm.stack((width, count), nl.float32, name)
+    for start in range(0, count, 512):
+        stop = min(start + 512, count)
+        psum = nl.ndarray((width, stop - start), nl.float32, buffer=nl.psum)
+        for i in range(len(matrices)):
+            nisa.nc_matmul(psum, matrices[i], xs[i][:, start:stop], accumulate=i > 0)
         nisa.tensor_copy(out[:, start:stop], psum)
     return out
 

@@ -34,7 +34,9 @@ def new_tokens(sbm, queries, visibility, this, partial):
         nisa.tensor_tensor(extra.reshape(by_head), sink, m.reshape(by_head), nl.subtract)
         nisa.activation(extra, nl.exp, extra)
         nisa.tensor_tensor(l, l, extra, nl.add)
-    weigh_new(sbm, queries, visibility, this, scores, partial.acc[:, 0:width])
+    for part in range(queries.parts):
+        acc = partial.acc[part][:, 0:width]
+        weigh_new(sbm, queries, visibility, this, scores, (acc, part))
     sbm.close_scope()
 
 
@@ -49,9 +51,11 @@ def new_scores(sbm, queries, visibility, this):
             heads = slice(kv * group, (kv + 1) * group)
             for s in range(tokens):
                 psum = nl.ndarray((PMAX, group, tokens), nl.float32, buffer=nl.psum)
-                key = queries.k[:, kv, b, s : s + 1].broadcast(1, PMAX)
-                for i in range(len(queries.q)):
-                    nisa.nc_matmul(psum, key, queries.q[i][:, heads, b, :], accumulate=i > 0)
+                for part in range(queries.parts):
+                    key = queries.k[:, kv * queries.parts + part, b, s : s + 1].broadcast(1, PMAX)
+                    for i in range(len(queries.q[part])):
+                        q = queries.q[part][i][:, heads, b, :]
+                        nisa.nc_matmul(psum, key, q, accumulate=part + i > 0)
                 target = scores[:, row * kv_heads + kv, s, :, :]
                 if visibility.new == None:
                     last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
@@ -61,31 +65,34 @@ def new_scores(sbm, queries, visibility, this):
     return scores.reshape((PMAX, units, tokens, group * tokens))
 
 
-def weigh_new(sbm, queries, visibility, this, weights, acc):
-    """acc [d, C] = the new V, weighted. Few and on d partitions already: no matmul. Where a new
-    token does not count its V is left out, whatever it holds."""
-    tokens, kv_heads, d_head = queries.tokens, queries.kv_heads, queries.d_head
+def weigh_new(sbm, queries, visibility, this, weights, place):
+    """`place`: (acc [d/parts, C], part); acc = that part of the new V, weighted. Few and on the
+    partitions of d already: no matmul. Where a new token does not count its V is left out, whatever
+    it holds."""
+    acc, part = place
+    tokens, kv_heads, size = queries.tokens, queries.kv_heads, queries.size
     group, units = queries.group, this.count * queries.kv_heads
-    shape = (d_head, units, group, tokens)
+    shape = (size, units, group, tokens)
     acc = acc.reshape(shape)
     nisa.memset(acc, 0.0)
-    product = sbm.stack(shape, nl.float32, "new.product")
-    counted = sbm.stack(shape, nl.float32, "new.counted")
+    product = sbm.stack(shape, nl.float32, f"new.product.{part}")
+    counted = sbm.stack(shape, nl.float32, f"new.counted.{part}")
+    v = queries.v[:, part : kv_heads * queries.parts : queries.parts, :, :]
     weights = weights.reshape((PMAX, units, tokens, group, tokens))
     for s in range(tokens):
-        value = sbm.stack((d_head, this.count, kv_heads), nl.float32, f"new.value.{s}")
-        new = queries.v[:, :, this.first : this.first + this.count, s].permute((0, 2, 1))
+        value = sbm.stack((size, this.count, kv_heads), nl.float32, f"new.value.{part}.{s}")
+        new = v[:, :, this.first : this.first + this.count, s].permute((0, 2, 1))
         nisa.tensor_copy(value, new)
-        wide = value.reshape((d_head, units, 1)).broadcast(2, group).expand_dim(3)
+        wide = value.reshape((size, units, 1)).broadcast(2, group).expand_dim(3)
         wide = wide.broadcast(3, tokens)
-        nisa.tensor_tensor(product, weights[0:d_head, :, s, :, :], wide, nl.multiply)
+        nisa.tensor_tensor(product, weights[0:size, :, s, :, :], wide, nl.multiply)
         if visibility.new == None:
             last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
             seen_by = acc[:, :, :, s:last]
             nisa.tensor_tensor(seen_by, seen_by, product[:, :, :, s:last], nl.add)
         else:
             rows = slice(this.first, this.first + this.count)
-            mask = visibility.new[0:d_head, s, rows, :, :].reshape(shape)
+            mask = visibility.new[0:size, s, rows, :, :].reshape(shape)
             nisa.memset(counted, 0.0)
             nisa.tensor_copy_predicated(counted, product, mask)
             nisa.tensor_tensor(acc, acc, counted, nl.add)

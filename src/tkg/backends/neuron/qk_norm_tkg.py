@@ -10,26 +10,33 @@ from tkg.backends.neuron.layout import BANK, per_head_columns
 from tkg.backends.neuron.matrices import filled
 
 
-def qk_norm_tkg(sbm, t, weight, eps, name):
-    """Normalises t [d, heads, R] float32 in place. `weight`: [1, d] in HBM, or None."""
-    d_head, heads, rows = t.shape
+def qk_norm_tkg(sbm, t, weight, eps, name, parts=1):
+    """Normalises t [d, heads, R] float32 in place; of a head in parts [d/parts, heads*parts, R].
+    `weight`: [1, d] in HBM, or None."""
+    size, columns, rows = t.shape
+    heads = columns // parts
+    view = t.reshape((size, heads, parts, rows))
     sbm.open_scope(name)
-    column = per_head_columns(sbm, weight, d_head, 1, name + ".weight")
-    ones = filled(sbm, (d_head, d_head), 1.0, name + ".ones")
-    bias = filled(sbm, (d_head, 1), eps, name + ".eps")
+    weights = per_head_columns(sbm, weight, size, parts, name + ".weight")
+    ones = filled(sbm, (size, size), 1.0, name + ".ones")
+    bias = filled(sbm, (size, 1), eps, name + ".eps")
     per_bank = max(1, BANK // rows)
-    squares = sbm.stack((d_head, per_bank, rows), nl.float32, name + ".squares")
-    rstd = sbm.stack((d_head, per_bank, rows), nl.float32, name + ".rstd")
+    squares = sbm.stack((size, parts, per_bank, rows), nl.float32, name + ".squares")
+    rstd = sbm.stack((size, per_bank, rows), nl.float32, name + ".rstd")
     for first in range(0, heads, per_bank):
         count = min(per_bank, heads - first)
-        part = t[:, first : first + count, :]
-        square, inverse = squares[:, 0:count, :], rstd[:, 0:count, :]
-        nisa.tensor_tensor(square, part, part, nl.multiply)
-        psum = nl.ndarray((d_head, count, rows), nl.float32, buffer=nl.psum)
-        nisa.nc_matmul(psum, ones, square, accumulate=False)
-        nisa.activation(inverse, nl.rsqrt, psum, bias=bias, scale=1.0 / d_head)
-        if weight == None:
-            nisa.tensor_tensor(part, part, inverse, nl.multiply)
-        else:
-            nisa.scalar_tensor_tensor(part, part, nl.multiply, column, nl.multiply, inverse)
+        inverse = rstd[:, 0:count, :]
+        psum = nl.ndarray((size, count, rows), nl.float32, buffer=nl.psum)
+        for i in range(parts):
+            part, square = view[:, first : first + count, i, :], squares[:, i, 0:count, :]
+            nisa.tensor_tensor(square, part, part, nl.multiply)
+            nisa.nc_matmul(psum, ones, square, accumulate=i > 0)
+        nisa.activation(inverse, nl.rsqrt, psum, bias=bias, scale=1.0 / (size * parts))
+        for i in range(parts):
+            part = view[:, first : first + count, i, :]
+            if weights == None:
+                nisa.tensor_tensor(part, part, inverse, nl.multiply)
+            else:
+                column = weights[:, i : i + 1]
+                nisa.scalar_tensor_tensor(part, part, nl.multiply, column, nl.multiply, inverse)
     sbm.close_scope()

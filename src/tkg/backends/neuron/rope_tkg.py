@@ -8,49 +8,73 @@ The turn is a matmul with a signed permutation, so either pairing costs the same
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import BANK
-from tkg.backends.neuron.matrices import apply_matrix, expansion, rotation
+from tkg.backends.neuron.layout import BANK, head_parts
+from tkg.backends.neuron.matrices import apply_matrices, expansion, pair_part, rotation
 
 
 class RopeTables(nl.NKIObject):
-    """cos and sin [d, R] float32, and the turn's matrix [d, d]."""
+    """cos and sin: for each part of a head [d/parts, R] float32; `turns[m][i]`: the block of the
+    turn's matrix that takes part i of a head to part m, [d/parts, d/parts]."""
 
-    def __init__(self, cos, sin, turn):
+    def __init__(self, cos, sin, turns):
         self.cos = cos
         self.sin = sin
-        self.turn = turn
+        self.turns = turns
 
 
 def load_rope(sbm, cos, sin, contiguous):
     """The tables of cos, sin [d/2, B, S] in HBM; they stay until the scope around is closed."""
     half = cos.shape[0]
+    d_head = 2 * half
     rows = cos.shape[1] * cos.shape[2]
-    spread = expansion(sbm, 2 * half, contiguous, "rope.expansion")
+    parts, pairs = head_parts(d_head), pair_part(d_head)
+    spread = []
+    turns = []
+    for m in range(parts):
+        spread.append(
+            [
+                expansion(sbm, d_head, contiguous, f"rope.expansion.{k}.{m}", (k, m, parts))
+                for k in range(half // pairs)
+            ]
+        )
+        turns.append(
+            [
+                rotation(sbm, d_head, contiguous, f"rope.turn.{i}.{m}", (i, m, parts))
+                for i in range(parts)
+            ]
+        )
     tables = []
     for name, table in (("rope.cos", cos), ("rope.sin", sin)):
-        raw = sbm.stack((half, rows), table.dtype, name + ".raw")
-        nisa.dma_copy(raw, table)
-        wide = sbm.stack((half, rows), nl.float32, name + ".wide")
-        nisa.tensor_copy(wide, raw)
-        tables.append(apply_matrix(sbm, spread, wide, name))
-    return RopeTables(tables[0], tables[1], rotation(sbm, 2 * half, contiguous, "rope.turn"))
+        wide = []
+        for k in range(half // pairs):
+            raw = sbm.stack((pairs, rows), table.dtype, f"{name}.raw.{k}")
+            nisa.dma_copy(raw, table[k * pairs : (k + 1) * pairs, :, :])
+            wide.append(sbm.stack((pairs, rows), nl.float32, f"{name}.wide.{k}"))
+            nisa.tensor_copy(wide[k], raw)
+        tables.append([apply_matrices(sbm, spread[m], wide, f"{name}.{m}") for m in range(parts)])
+    return RopeTables(tables[0], tables[1], turns)
 
 
 def rope_tkg(sbm, t, tables, name):
-    """Rotates t [d, heads, R] float32 in place."""
-    d_head, heads, rows = t.shape
+    """Rotates t [d, heads, R] float32 in place; of a head in parts [d/parts, heads*parts, R]."""
+    size, columns, rows = t.shape
+    parts = len(tables.cos)
+    heads = columns // parts
+    view = t.reshape((size, heads, parts, rows))
     sbm.open_scope(name)
     per_bank = max(1, BANK // rows)
-    turned = sbm.stack((d_head, per_bank, rows), nl.float32, name + ".turned")
+    turned = sbm.stack((size, parts, per_bank, rows), nl.float32, name + ".turned")
     for first in range(0, heads, per_bank):
         count = min(per_bank, heads - first)
-        part = t[:, first : first + count, :]
-        here = turned[:, 0:count, :]
-        cos = tables.cos.expand_dim(1).broadcast(1, count)
-        sin = tables.sin.expand_dim(1).broadcast(1, count)
-        psum = nl.ndarray((d_head, count, rows), nl.float32, buffer=nl.psum)
-        nisa.nc_matmul(psum, tables.turn, part, accumulate=False)
-        nisa.tensor_tensor(here, psum, sin, nl.multiply)
-        nisa.tensor_tensor(part, part, cos, nl.multiply)
-        nisa.tensor_tensor(part, part, here, nl.add)
+        pieces = [view[:, first : first + count, i, :] for i in range(parts)]
+        for m in range(parts):
+            sin = tables.sin[m].expand_dim(1).broadcast(1, count)
+            psum = nl.ndarray((size, count, rows), nl.float32, buffer=nl.psum)
+            for i in range(parts):
+                nisa.nc_matmul(psum, tables.turns[m][i], pieces[i], accumulate=i > 0)
+            nisa.tensor_tensor(turned[:, m, 0:count, :], psum, sin, nl.multiply)
+        for m in range(parts):
+            cos = tables.cos[m].expand_dim(1).broadcast(1, count)
+            nisa.tensor_tensor(pieces[m], pieces[m], cos, nl.multiply)
+            nisa.tensor_tensor(pieces[m], pieces[m], turned[:, m, 0:count, :], nl.add)
     sbm.close_scope()
