@@ -16,7 +16,6 @@ from tkg.testing.cases import CASES, PROJECTION_CASES
 from tkg.testing.verify import block_truth, projection_truth
 
 REFUSED = {
-    "smollm2-135m-prompt": "q_heads * S_tkg is at most 128; this is 360",
     "tokens-128": "B * S_tkg is at most 128; this is 256",
 }
 """Cases that no number of cores runs, each with a part of the reason."""

@@ -25,7 +25,9 @@ AT = {
     "d_head in two parts": {"d_head": 254},
     "rows": {"lengths": (3,) * 128},
     "tokens": {"tokens": 128, "capacity": 192},
-    "query columns": {"q_heads": 64, "tokens": 2},
+    "query columns of the partitions": {"q_heads": 64, "tokens": 2},
+    "more query heads than partitions": {"q_heads": 150, "tokens": 2},
+    "more query columns": {"q_heads": 6, "kv_heads": 2, "tokens": 48, "capacity": 96},
     "more sums than PSUM holds": {"q_heads": 26, "lengths": (3,) * 128},
     "sums in banks that are not full": {"q_heads": 27, "lengths": (3,) * 120},
 }
@@ -42,7 +44,6 @@ PAST = {
     "d_head is n * m with n up to 4 and m up to 128; this is 262": {"d_head": 262},
     "B * S_tkg is at most 128; this is 129": {"lengths": (3,) * 129},
     "B * S_tkg is at most 128; this is 130": {"lengths": (3, 4), "tokens": 65, "capacity": 96},
-    "q_heads * S_tkg is at most 128; this is 130": {"q_heads": 65, "tokens": 2},
 }  # fmt: skip
 
 

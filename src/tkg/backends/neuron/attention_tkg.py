@@ -27,10 +27,11 @@ SCORE_BYTES = 16 * 1024  # a partition, for the scores of one pass
 class Queries(nl.NKIObject):
     """`q`: for each part of a head the tiles [d/parts, N, B, S] that sum to the scaled queries, in
     dtypes that multiply the cache's; `keyed`: the same in the parts that K^T comes in. `kind`: the
-    dtype of probabilities. `k`, `v`: the new tokens' K and V, [d/parts, kv*parts, B, S], rounded to
-    the cache's dtype."""
+    dtype of probabilities. `k`, `v`: the new tokens' K and V, [d/parts, kv*parts, B, S'], rounded
+    to the cache's dtype. `place`: the first KV head and the first token, where these are some of
+    the queries of a row."""
 
-    def __init__(self, q, keyed, kind, k, v):
+    def __init__(self, q, keyed, kind, k, v, place=(0, 0)):
         self.q = q
         self.keyed = keyed
         self.kind = kind
@@ -42,10 +43,51 @@ class Queries(nl.NKIObject):
         self.kv_heads = k.shape[1] // self.parts
         self.group = self.heads // self.kv_heads
         self.tokens = q[0][0].shape[3]
+        self.new = k.shape[3]
+        self.first_kv, self.first_token = place
+
+    def cut(self, cut):
+        """The queries of a `Cut`."""
+        heads, tokens = cut.heads, cut.tokens
+        q = [[tile[:, heads, :, tokens] for tile in part] for part in self.q]
+        keyed = [[tile[:, heads, :, tokens] for tile in part] for part in self.keyed]
+        kv = slice(cut.kv.start * self.parts, cut.kv.stop * self.parts)
+        place = (cut.kv.start, cut.tokens.start)
+        return Queries(q, keyed, self.kind, self.k[:, kv, :, :], self.v[:, kv, :, :], place)
 
     def columns(self):
         """Columns of one row of the batch."""
         return self.heads * self.tokens
+
+
+class Cut(nl.NKIObject):
+    """Some queries of each row, as slices: KV heads, their query heads, and tokens."""
+
+    def __init__(self, kv, heads, tokens):
+        self.kv = kv
+        self.heads = heads
+        self.tokens = tokens
+
+
+def cut_queries(queries):
+    """[Cut] of all queries of a row, each of no more columns than there are partitions."""
+    group, tokens = queries.group, queries.tokens
+    cuts = []
+    if group * tokens <= PMAX:
+        step = PMAX // (group * tokens)
+        for kv in range(0, queries.kv_heads, step):
+            last = min(kv + step, queries.kv_heads)
+            cuts.append(Cut(slice(kv, last), slice(kv * group, last * group), slice(0, tokens)))
+        return cuts
+    heads = min(group, PMAX)
+    step = PMAX // heads
+    for kv in range(queries.kv_heads):
+        for h in range(kv * group, (kv + 1) * group, heads):
+            last = min(h + heads, (kv + 1) * group)
+            for t in range(0, tokens, step):
+                chosen = slice(t, min(t + step, tokens))
+                cuts.append(Cut(slice(kv, kv + 1), slice(h, last), chosen))
+    return cuts
 
 
 class Pass(nl.NKIObject):
@@ -76,11 +118,26 @@ def plan_passes(queries, first_row, rows, context):
 
 
 def attention_tkg(sbm, queries, reader, visibility, rows, out, share):
-    """Writes out [d, B, N, S] for rows (first, count) of the batch.
+    """Writes out [d/parts, B, N*parts, S] for rows (first, count) of the batch.
 
     `share`: None, or the function that fetches the other core's partial (where the context is split
-    over them).
+    over them). Where a row has more queries than there are partitions, some are done at a time.
     """
+    cuts = cut_queries(queries)
+    if len(cuts) == 1:
+        attend(sbm, queries, reader, visibility, rows, (out, share))
+        return
+    for row in range(rows[0], rows[0] + rows[1]):
+        for cut in cuts:
+            heads = slice(cut.heads.start * queries.parts, cut.heads.stop * queries.parts)
+            target = out[:, :, heads, cut.tokens]
+            some, seen_by = queries.cut(cut), visibility.cut(cut)
+            attend(sbm, some, reader, seen_by, (row, 1), (target, share))
+
+
+def attend(sbm, queries, reader, visibility, rows, target):
+    """`attention_tkg` for queries that fit the partitions; `target`: (out, share)."""
+    out, share = target
     plan = plan_passes(queries, rows[0], rows[1], reader.context)
     width = max([parts[0].count for parts in plan]) * queries.columns()
     sbm.open_scope("attention")
@@ -146,7 +203,7 @@ def score(queries, reader, visibility, this, buffers, turn):
             heads = slice(kv * group, (kv + 1) * group)
             for g in range(context.groups):
                 there = context.first_group - whole.first_group + g
-                tile = reader.keys(b, kv, there)
+                tile = reader.keys(b, queries.first_kv + kv, there)
                 height = context.height(g)
                 for l in range(0, context.run, per_bank):
                     n = min(per_bank, context.run - l)
@@ -246,7 +303,7 @@ def weigh(sbm, queries, reader, visibility, this, place, partial):
             unit = row * queries.kv_heads + kv
             for g in range(context.groups):
                 there = context.first_group - reader.context.first_group + g
-                values = reader.values(b, kv, there, slots_of(visibility, b, kv))
+                values = reader.values(b, queries.first_kv + kv, there, slots_of(visibility, b, kv))
                 height = context.height(g)
                 tiles = slice(g * context.run, (g + 1) * context.run)
                 weights = [part[0:height, unit, tiles, :] for part in parts]

@@ -51,6 +51,9 @@ class CacheReader(nl.NKIObject):
         row = row_bytes(keys, K.dtype)
         self.depth = max(RING, min(16, RING_BYTES // row))
         self.key_ring = sbm.ring(self.depth, keys, K.dtype, "cache.keys")
+        # Which (b, kv, group) each tile of a ring holds.
+        self.held = [(-1, -1, -1) for _ in range(self.depth)]
+        self.held_values = [(-1, -1, -1) for _ in range(self.depth)]
         if self.turned:
             self.key_rows = sbm.stack((PMAX, run, self.d_head), K.dtype, "cache.key_rows")
         self.value_ring = sbm.ring(self.depth, (PMAX, run, self.d_head), V.dtype, "cache.values")
@@ -66,7 +69,12 @@ class CacheReader(nl.NKIObject):
         nisa.memset(self.zero, 0)
 
     def keys(self, b, kv, group):
-        """The tile with K^T of a group, [width, parts, positions]; `key_columns` cuts it."""
+        """The tile with K^T of a group, [width, parts, positions]; `key_columns` cuts it. One that
+        is in the ring is not read again."""
+        for i in range(self.depth):
+            if self.held[i] == (b, kv, group):
+                return values_of(self.key_codes, self.key_ring[i])
+        self.held[self.turn % self.depth] = (b, kv, group)
         tile = self.key_ring[self.turn % self.depth]
         self.turn = self.turn + 1
         run = self.context.run
@@ -163,11 +171,15 @@ class CacheReader(nl.NKIObject):
 
     def values(self, b, kv, group, slots):
         """V of a group, [128, run, d]; `slots` [128, tiles] uint8 has 0 where V must not be used,
-        None: V as it is."""
-        tile = self.value_ring[self.value_turn % self.depth]
-        self.value_turn = self.value_turn + 1
+        None: V as it is. A tile that is in the ring with its slots cleared is not read again."""
         run = self.context.run
         height = self.context.height(group)
+        for i in range(self.depth):
+            if slots != None and self.held_values[i] == (b, kv, group):
+                return values_of(self.value_codes, self.value_ring[i][0:height, :, :])
+        self.held_values[self.value_turn % self.depth] = (b, kv, group)
+        tile = self.value_ring[self.value_turn % self.depth]
+        self.value_turn = self.value_turn + 1
         first = self.context.first_run(group) * run
         target = tile[0:height, :, :]
         if self.rows != None:

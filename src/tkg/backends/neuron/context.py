@@ -8,7 +8,7 @@ group: up to 128 positions, one a partition; tiles are numbered group*run + l.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX
+from tkg.backends.neuron.layout import BANK, PMAX
 from tkg.backends.neuron.matrices import spread_row
 
 MAX_RUN = 32  # positions: 8 KiB of a row of 128 bfloat16, past which DMA gains nothing
@@ -94,6 +94,22 @@ class Visibility(nl.NKIObject):
         self.window = window
         self.sink = None
 
+    def cut(self, cut):
+        """What the queries of a `Cut` may see."""
+        scores, slots, new = self.scores, self.slots, self.new
+        if scores.shape[3] > 1:
+            scores = scores[:, :, :, cut.heads, :]
+        if scores.shape[4] > 1:
+            scores = scores[:, :, :, :, cut.tokens]
+        if slots != None and slots.shape[2] > 1:
+            slots = slots[:, :, cut.kv, :]
+        if new != None:
+            new = new[:, :, :, cut.heads, cut.tokens]
+        result = Visibility(scores, slots, new, self.window)
+        if self.sink != None:
+            result.sink = self.sink[:, cut.heads]
+        return result
+
 
 def visible_from_positions(sbm, context, pos_ids, tokens, window):
     """Slots before pos_ids[b, 0] (HBM [B, S], int32), and within the window of each token."""
@@ -150,8 +166,13 @@ def visible_from_mask(sbm, context, mask, kv_heads):
     nisa.tensor_tensor(flat, flat, old.expand_dim(2).broadcast(2, row), nl.multiply)
     line = sbm.stack((1, tokens * row), nl.uint8, "mask.line")
     nisa.dma_copy(line, mask.ap([[0, 1], [1, tokens * row]], offset=context.prior * row))
-    wide = spread_row(sbm, line, PMAX, "mask.spread")
-    nisa.tensor_copy(new.reshape((PMAX, tokens * row)), wide)
+    target = new.reshape((PMAX, tokens * row))
+    for start in range(0, tokens * row, BANK):
+        stop = min(start + BANK, tokens * row)
+        sbm.open_scope("mask.spread")
+        wide = spread_row(sbm, line[:, start:stop], PMAX, f"mask.spread.{start}")
+        nisa.tensor_copy(target[:, start:stop], wide)
+        sbm.close_scope()
     sbm.close_scope()
     slots = None
     if q_heads // kv_heads * tokens == 1:

@@ -50,8 +50,6 @@ def _block_reasons(call: BlockCall) -> list[str]:
                      f"this is {heads.d_head}")  # fmt: skip
     if rows > PMAX:
         found.append(f"B * S_tkg is at most {PMAX}; this is {rows}")
-    if heads.q * call.tokens > PMAX:
-        found.append(f"q_heads * S_tkg is at most {PMAX}; this is {heads.q * call.tokens}")
     geometry = cache.geometry
     if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
         found.append(f"the cache has at most {MAX_SLOTS} slots")

@@ -25,7 +25,7 @@ def new_tokens(sbm, queries, visibility, this, partial):
         sink = sink.expand_dim(1).expand_dim(3).broadcast(1, this.count).broadcast(3, tokens)
         by_head = (PMAX, this.count, queries.heads, tokens)
         nisa.tensor_tensor(m.reshape(by_head), m.reshape(by_head), sink, nl.maximum)
-    shift = m.reshape(by_unit).expand_dim(2).broadcast(2, tokens)
+    shift = m.reshape(by_unit).expand_dim(2).broadcast(2, queries.new)
     nisa.tensor_tensor(scores, scores, shift, nl.subtract)
     nisa.activation(scores, nl.exp, scores)
     nisa.tensor_reduce(l.reshape(by_unit), nl.add, scores.permute((0, 1, 3, 2)), axis=3)
@@ -44,12 +44,12 @@ def new_scores(sbm, queries, visibility, this):
     """Scores of the new tokens, the same on every partition: [128, units, S', columns]."""
     group, tokens, kv_heads = queries.group, queries.tokens, queries.kv_heads
     units = this.count * kv_heads
-    scores = filled(sbm, (PMAX, units, tokens, group, tokens), MASKED, "new.scores")
+    scores = filled(sbm, (PMAX, units, queries.new, group, tokens), MASKED, "new.scores")
     for row in range(this.count):
         b = this.first + row
         for kv in range(kv_heads):
             heads = slice(kv * group, (kv + 1) * group)
-            for s in range(tokens):
+            for s in range(queries.new):
                 psum = nl.ndarray((PMAX, group, tokens), nl.float32, buffer=nl.psum)
                 for part in range(queries.parts):
                     key = queries.k[:, kv * queries.parts + part, b, s : s + 1].broadcast(1, PMAX)
@@ -58,11 +58,19 @@ def new_scores(sbm, queries, visibility, this):
                         nisa.nc_matmul(psum, key, q, accumulate=part + i > 0)
                 target = scores[:, row * kv_heads + kv, s, :, :]
                 if visibility.new == None:
-                    last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
-                    nisa.tensor_copy(target[:, :, s:last], psum[:, :, s:last])
+                    who = who_sees(queries, visibility.window, s)
+                    if who.start < who.stop:
+                        nisa.tensor_copy(target[:, :, who], psum[:, :, who])
                 else:
                     nisa.tensor_copy_predicated(target, psum, visibility.new[:, s, b, heads, :])
-    return scores.reshape((PMAX, units, tokens, group * tokens))
+    return scores.reshape((PMAX, units, queries.new, group * tokens))
+
+
+def who_sees(queries, window, s):
+    """Which of the queries' tokens may see new token s without a mask: a slice, perhaps empty."""
+    first, count = queries.first_token, queries.tokens
+    last = first + count if window == 0 else min(first + count, s + window)
+    return slice(max(s, first) - first, max(0, last - first))
 
 
 def weigh_new(sbm, queries, visibility, this, weights, place):
@@ -78,8 +86,8 @@ def weigh_new(sbm, queries, visibility, this, weights, place):
     product = sbm.stack(shape, nl.float32, f"new.product.{part}")
     counted = sbm.stack(shape, nl.float32, f"new.counted.{part}")
     v = queries.v[:, part : kv_heads * queries.parts : queries.parts, :, :]
-    weights = weights.reshape((PMAX, units, tokens, group, tokens))
-    for s in range(tokens):
+    weights = weights.reshape((PMAX, units, queries.new, group, tokens))
+    for s in range(queries.new):
         value = sbm.stack((size, this.count, kv_heads), nl.float32, f"new.value.{part}.{s}")
         new = v[:, :, this.first : this.first + this.count, s].permute((0, 2, 1))
         nisa.tensor_copy(value, new)
@@ -87,14 +95,17 @@ def weigh_new(sbm, queries, visibility, this, weights, place):
         wide = wide.broadcast(3, tokens)
         nisa.tensor_tensor(product, weights[0:size, :, s, :, :], wide, nl.multiply)
         if visibility.new == None:
-            last = tokens if visibility.window == 0 else min(tokens, s + visibility.window)
-            seen_by = acc[:, :, :, s:last]
-            nisa.tensor_tensor(seen_by, seen_by, product[:, :, :, s:last], nl.add)
+            who = who_sees(queries, visibility.window, s)
+            if who.start < who.stop:
+                seen_by = acc[:, :, :, who]
+                nisa.tensor_tensor(seen_by, seen_by, product[:, :, :, who], nl.add)
         else:
             rows = slice(this.first, this.first + this.count)
-            mask = visibility.new[0:size, s, rows, :, :].reshape(shape)
+            mask = visibility.new[0:size, s, rows, :, :]
             nisa.memset(counted, 0.0)
-            nisa.tensor_copy_predicated(counted, product, mask)
+            nisa.tensor_copy_predicated(
+                counted.reshape(mask.shape), product.reshape(mask.shape), mask
+            )
             nisa.tensor_tensor(acc, acc, counted, nl.add)
 
 
