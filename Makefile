@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 CORE   := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CPP    := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
 
-.PHONY: demo test test-gpu bench lint format sanitize smoke clean
+.PHONY: demo test test-gpu test-neuron bench lint format sanitize smoke clean
 
 demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer through the block
 	$(BIN)/tkg generate "Explain in two sentences why the sky is blue."
@@ -19,6 +19,10 @@ test: $(VENV)/test.stamp  ## the whole test suite
 
 test-gpu:  ## the suite on this machine's GPU, and compute-sanitizer; nothing is built or installed
 	PYTHONPATH=src:. $(PYTHON) -m tests.on_gpu
+
+test-neuron: $(VENV)/test.stamp  ## the backends' shared suite on the simulated neuron backend, one core and two; long
+	TKG_TEST_BACKENDS=neuron $(BIN)/python -m pytest -n 2 --dist loadgroup tests/backends
+	TKG_TEST_BACKENDS=neuron TKG_TEST_NEURON_CORES=2 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/backends
 
 bench: $(VENV)/test.stamp  ## the block beside its peers, checked and timed; files in build/bench
 	$(BIN)/tkg bench --quick --peer all --out build/bench

@@ -28,7 +28,8 @@ output has a layout for one number of them, so it keeps its own."""
 REFUSALS = {
     "neuron": (
         r"d_head is n \* m with n up to 4 and m up to 128; this is \d+",
-        r"B \* S_tkg is at most 128; this is \d+",
+        r"B \* S_tkg is at most 512; this is \d+",
+        r"S_tkg is at most 128; this is \d+",
         r"B \* S is at most 512; this is \d+",
         r"the cache has at most 16777216 slots",
         r"on two cores X's H must be even; this is \d*[13579]",

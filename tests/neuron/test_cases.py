@@ -15,11 +15,6 @@ from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
 from tkg.testing.verify import block_truth, projection_truth
 
-REFUSED = {
-    "tokens-128": "B * S_tkg is at most 128; this is 256",
-}
-"""Cases that no number of cores runs, each with a part of the reason."""
-
 REFUSED_ON_TWO = {
     "hidden-1": "on two cores X's H must be even; this is 1",
     "projection-tiny": "H must be a multiple of lnc = 2; this is 1",
@@ -52,8 +47,8 @@ def reports() -> Iterator[list[Report]]:
 @pytest.mark.parametrize("case, lnc", NAMED)
 def test_case(case: Case | ProjectionCase, lnc: int, reports: list[Report]) -> None:
     call = case.inputs() | {"lnc": lnc}
-    reason = REFUSED.get(case.name) or (lnc == 2 and REFUSED_ON_TWO.get(case.name))
-    if reason:
+    reason = REFUSED_ON_TWO.get(case.name)
+    if lnc == 2 and reason:
         refused(case, call, reason)
         assert not reports
         return
@@ -77,5 +72,5 @@ def refused(case: Case | ProjectionCase, call: Call, reason: str) -> None:
     assert caught.value.alternatives == ("reference", "cpu")
 
 
-def test_the_lists_name_cases() -> None:
-    assert {*REFUSED, *REFUSED_ON_TWO} <= {str(case) for case in (*CASES, *PROJECTION_CASES)}
+def test_the_list_names_cases() -> None:
+    assert {*REFUSED_ON_TWO} <= {str(case) for case in (*CASES, *PROJECTION_CASES)}

@@ -23,7 +23,8 @@ def case(**fields: Any) -> Case:
 AT = {
     "d_head": {"d_head": 512},
     "d_head in two parts": {"d_head": 254},
-    "rows": {"lengths": (3,) * 128},
+    "rows": {"lengths": (3,) * 512, "cache": "block", "block_len": 8},
+    "rows of three tokens": {"lengths": (3,) * 45, "tokens": 3},
     "tokens": {"tokens": 128, "capacity": 192},
     "query columns of the partitions": {"q_heads": 64, "tokens": 2},
     "more query heads than partitions": {"q_heads": 150, "tokens": 2},
@@ -42,8 +43,9 @@ def test_the_limits_themselves_are_fine(fields: dict[str, Any], lnc: int) -> Non
 
 PAST = {
     "d_head is n * m with n up to 4 and m up to 128; this is 262": {"d_head": 262},
-    "B * S_tkg is at most 128; this is 129": {"lengths": (3,) * 129},
-    "B * S_tkg is at most 128; this is 130": {"lengths": (3, 4), "tokens": 65, "capacity": 96},
+    "B * S_tkg is at most 512; this is 513": {"lengths": (3,) * 513},
+    "B * S_tkg is at most 512; this is 515": {"lengths": (3,) * 5, "tokens": 103, "capacity": 128},
+    "S_tkg is at most 128; this is 130": {"tokens": 130, "capacity": 192},
 }  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def test_a_cache_of_more_slots_than_float32_counts() -> None:
 
 
 def test_every_reason_is_given() -> None:
-    fields = {"d_head": 262, "lengths": (3, 4), "tokens": 70, "capacity": 96, "hidden": 31}
+    fields = {"d_head": 262, "lengths": (3,) * 5, "tokens": 110, "capacity": 128, "hidden": 31}
     with pytest.raises(tkg.Unsupported) as caught:
         run("neuron", case(**fields).inputs() | {"lnc": 2})
     text = str(caught.value)

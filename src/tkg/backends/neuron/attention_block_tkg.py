@@ -257,15 +257,17 @@ def round_new(manager, sizes, k, v, K, scales, transposed):
         tile = manager.stack(t.shape, dtype, name)
         nisa.tensor_copy(tile, t)
         tiles.append(tile)
+    k_rows = []
     if not transposed:
-        tiles.append(rows_of_heads(manager, k, dtype, "k_rows"))
-    tiles.append(rows_of_heads(manager, v, dtype, "v_rows"))
+        k_rows = rows_of_heads(manager, k, dtype, "k_rows", sizes.tokens)
+    v_rows = rows_of_heads(manager, v, dtype, "v_rows", sizes.tokens)
     if dtype != K.dtype:
-        for tile in tiles:
+        for tile in tiles + v_rows + k_rows:
             common_nan(manager, tile, "nan_codes")
-    k_rows = None if transposed else tiles[2].view(K.dtype)
-    heads = [sizes.heads_of(tile) for tile in tiles[0:2]]
-    return NewTokens(heads[0], heads[1], k_rows, tiles[-1].view(K.dtype), sizes.parts)
+        v_rows = [tile.view(K.dtype) for tile in v_rows]
+        k_rows = [tile.view(K.dtype) for tile in k_rows]
+    heads = [sizes.heads_of(tile) for tile in tiles]
+    return NewTokens(heads[0], heads[1], k_rows, v_rows, sizes.parts)
 
 
 def attention_to_hbm(attention, parts):

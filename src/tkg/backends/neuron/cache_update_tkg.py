@@ -11,23 +11,32 @@ With two cores the first writes K and the second V, after both have read the cac
 import nki.isa as nisa
 import nki.language as nl
 
+from tkg.backends.neuron.layout import PMAX
 
-def rows_of_heads(sbm, t, dtype, name):
-    """t [d, kv, R] float32 as rows [R, kv*d] of `dtype`."""
+
+def rows_of_heads(sbm, t, dtype, name, tokens=1):
+    """t [d, kv, R] float32 as rows of `dtype`: tiles [n, kv*d] of as many rows as the partitions
+    hold, whole rows of the batch with their `tokens`."""
     d_head, kv_heads, rows = t.shape
-    result = sbm.stack((rows, kv_heads * d_head), dtype, name)
-    for kv in range(kv_heads):
-        psum = nl.ndarray((rows, d_head), nl.float32, buffer=nl.psum)
-        nisa.nc_transpose(psum, t[:, kv, :], engine=nisa.engine.tensor)
-        nisa.tensor_copy(result[:, kv * d_head : (kv + 1) * d_head], psum)
-    return result
+    step = PMAX // tokens * tokens
+    tiles = []
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        tile = sbm.stack((count, kv_heads * d_head), dtype, f"{name}.{first}")
+        for kv in range(kv_heads):
+            psum = nl.ndarray((count, d_head), nl.float32, buffer=nl.psum)
+            part = t[:, kv, first : first + count]
+            nisa.nc_transpose(psum, part, engine=nisa.engine.tensor)
+            nisa.tensor_copy(tile[:, kv * d_head : (kv + 1) * d_head], psum)
+        tiles.append(tile)
+    return tiles
 
 
 class NewTokens(nl.NKIObject):
     """The new K and V in the cache's dtype: `k`, `v` [d, kv, B, S], of a head in parts
-    [d/parts, kv*parts, B, S]; `k_rows`, `v_rows` [B*S, kv*d] (`k_rows` is None where K is written
-    transposed). For a cache of codes (uint8)
-    `k` and `v` are float8_e4m3, whose bits mean the same there."""
+    [d/parts, kv*parts, B, S]; `k_rows`, `v_rows`: tiles of `rows_of_heads` (none of K where it is
+    written transposed). For a cache of codes (uint8) `k` and `v` are float8_e4m3, whose bits mean
+    the same there."""
 
     def __init__(self, k, v, k_rows, v_rows, parts=1):
         self.k = k
@@ -82,23 +91,27 @@ def own_caches(new, K, V):
 
 
 def scatter_tokens(sbm, new, targets, slots, block, loads):
-    """A slot for each token: one DMA a cache. A second one into the same cache would have to wait
-    for the first, since where they land is known at run time only."""
+    """A slot for each token: one DMA a cache and tile of rows. Another one into the same cache has
+    to wait for it, since where they land is known at run time only."""
     d_head, kv_heads, batch, tokens = new.shape()
-    shape = (batch * tokens, kv_heads, d_head)
     capacity = 0 if block else targets[0][0].shape[2]
     # Elements from one slot to the next, and from one head to the next.
     slot, head = (kv_heads * d_head, d_head) if block else (d_head, capacity * d_head)
-    index = row_index(sbm, slots, kv_heads * capacity, tokens)
-    for cache, rows in targets:
-        target = cache.reshape((cache.size // slot, slot)).ap(
-            [[slot, shape[0]], [head, kv_heads], [1, d_head]],
-            offset=0,
-            vector_offset=index,
-            indirect_dim=0,
-        )
-        write = nisa.dma_copy(target, rows.reshape(shape), oob_mode=nisa.oob_mode.skip)
-        write.depends_on(*loads)
+    first = 0
+    for i in range(len(new.v_rows)):
+        count = new.v_rows[i].shape[0]
+        index = row_index(sbm, slots, kv_heads * capacity, tokens, (first, count))
+        for cache, rows in targets:
+            target = cache.reshape((cache.size // slot, slot)).ap(
+                [[slot, count], [head, kv_heads], [1, d_head]],
+                offset=0,
+                vector_offset=index,
+                indirect_dim=0,
+            )
+            source = rows[i].reshape((count, kv_heads, d_head))
+            write = nisa.dma_copy(target, source, oob_mode=nisa.oob_mode.skip)
+            write.depends_on(*loads)
+        first = first + count
 
 
 def own_rows(batch):
@@ -117,20 +130,19 @@ def slot_table(sbm, slots, batch):
     return table
 
 
-def row_index(sbm, slots, step, tokens):
-    """The cache row of each new token, [B*S, 1] int32: slot + b*step."""
-    batch = slots.shape[0]
-    rows = batch * tokens
-    index = sbm.stack((rows, 1), nl.int32, "cache_update.index")
-    nisa.dma_copy(index, slots.view(nl.int32).ap([[1, rows], [1, 1]], offset=0))
+def row_index(sbm, slots, step, tokens, span):
+    """The cache row of each new token of `span` (first, count), [count, 1] int32: slot + b*step."""
+    first, rows = span
+    index = sbm.stack((rows, 1), nl.int32, f"cache_update.index.{first}")
+    nisa.dma_copy(index, slots.view(nl.int32).ap([[1, rows], [1, 1]], offset=first))
     if step == 0:
         return index
-    line = sbm.stack((1, batch, tokens), nl.int32, "cache_update.line")
-    nisa.iota(line, [[step, batch], [0, tokens]], offset=0)
-    base = sbm.stack((rows, 1), nl.int32, "cache_update.base")
+    line = sbm.stack((1, rows // tokens, tokens), nl.int32, f"cache_update.line.{first}")
+    nisa.iota(line, [[step, rows // tokens], [0, tokens]], offset=first // tokens * step)
+    base = sbm.stack((rows, 1), nl.int32, f"cache_update.base.{first}")
     nisa.dma_copy(base, line)
     # The sign bit of a slot marks "skip": moved to bit 30, it takes the index out of any cache.
-    skip = sbm.stack((rows, 1), nl.uint32, "cache_update.skip")
+    skip = sbm.stack((rows, 1), nl.uint32, f"cache_update.skip.{first}")
     nisa.tensor_scalar(
         skip, index.view(nl.uint32), nl.right_shift, 31, op1=nl.left_shift, operand1=30
     )
@@ -150,12 +162,14 @@ def write_rows_of(rows, cache, table, place, block, loads):
         count = tokens // columns
         at = here * columns + t if b < batch else table.shape[1] - 1
         first = here * tokens + t * count
-        source = rows[first : first + count, :]
+        tile = first // rows[0].shape[0]
+        first = first - tile * rows[0].shape[0]
+        source = rows[tile][first : first + count, :]
         slot = table[:, at : at + 1]
         if block:
-            base = cache.reshape((cache.shape[0] * cache.shape[1], rows.shape[1]))
+            base = cache.reshape((cache.shape[0] * cache.shape[1], source.shape[1]))
             target = base.ap(
-                [[rows.shape[1], count], [1, rows.shape[1]]],
+                [[source.shape[1], count], [1, source.shape[1]]],
                 offset=0,
                 scalar_offset=slot,
                 indirect_dim=0,
@@ -205,9 +219,13 @@ def new_outputs(new, dtype, with_heads):
     k_target = K_out.reshape((new.k.shape[1], new.k.shape[0], batch, tokens)).permute((1, 0, 2, 3))
     k_source = new.k.view(dtype)
     v_target = V_out.permute((0, 2, 1, 3))
-    copies = [(k_target, k_source), (v_target, new.v_rows)]
-    if nl.num_programs(0) == 2:
-        copies = [copies[nl.program_id(0)]]
-    for target, source in copies:
-        nisa.dma_copy(target, source)
+    core, cores = nl.program_id(0), nl.num_programs(0)
+    if core == 0:
+        nisa.dma_copy(k_target, k_source)
+    if core == cores - 1:
+        first = 0
+        for tile in new.v_rows:
+            count = tile.shape[0] // tokens
+            nisa.dma_copy(v_target[first : first + count, :, :, :], tile)
+            first = first + count
     return K_out, V_out

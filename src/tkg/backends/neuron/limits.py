@@ -48,8 +48,10 @@ def _block_reasons(call: BlockCall) -> list[str]:
     if not splits(heads.d_head):
         found.append(f"d_head is n * m with n up to {MAX_PARTS} and m up to {PMAX}; "
                      f"this is {heads.d_head}")  # fmt: skip
-    if rows > PMAX:
-        found.append(f"B * S_tkg is at most {PMAX}; this is {rows}")
+    if rows > MAX_ROWS:
+        found.append(f"B * S_tkg is at most {MAX_ROWS}; this is {rows}")
+    if call.tokens > PMAX:
+        found.append(f"S_tkg is at most {PMAX}; this is {call.tokens}")
     geometry = cache.geometry
     if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
         found.append(f"the cache has at most {MAX_SLOTS} slots")
