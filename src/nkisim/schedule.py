@@ -216,8 +216,7 @@ class _Clock:
         begin = ready + what.lead_ns
         if begin < time:
             begin = time
-        slow = self.ramps[lane // _LANES].slowdown(time, begin + what.hold_ns)
-        held = begin + what.hold_ns * slow
+        held = self.ramps[lane // _LANES].run(begin, what.hold_ns)
         self.free[lane] = self.timeline.held[number] = held
         self._finish(number, lane, held - what.hold_ns + what.latency_ns, held)
 
@@ -365,10 +364,11 @@ class _Ramp:
         self.ended = 0.0
         self.first = True
 
-    def slowdown(self, start: float, end: float) -> float:
-        """The factor for a multiply that would run from start to end."""
+    def run(self, start: float, hold_ns: float) -> float:
+        """The end of a multiply that takes hold_ns at full clock. Work at half the clock is use
+        for as long as it takes: an engine that never pauses ramps up."""
         if not self.window:
-            return 1.0
+            return start + hold_ns
         if self.first or start - self.ended > self.window:
             self.cold_until = start + self.window
             self.opened, self.used, self.first = start, 0.0, False
@@ -376,7 +376,7 @@ class _Ramp:
             if self.used < 0.5 * (start - self.opened):
                 self.cold_until = start + self.window
             self.opened, self.used = start, 0.0
-        factor = self.slow if start < self.cold_until else 1.0
+        end = start + hold_ns * (self.slow if start < self.cold_until else 1.0)
         self.used += end - start
         self.ended = end
-        return factor
+        return end

@@ -10,7 +10,7 @@ from nkisim.chips import TRN1, TRN2
 from nkisim.enums import dge_mode
 from nkisim.enums import engine as Engine
 from nkisim.errors import NkiValidationError
-from nkisim.schedule import Timeline
+from nkisim.schedule import Timeline, _Ramp
 from nkisim.tensor import NkiTensor
 from tests.nkisim.scripts import Script
 
@@ -88,6 +88,18 @@ def test_matrix_vector_takes_64_cycles() -> None:
     """Perf guide: with one moving column a multiply is issued every 64 cycles."""
     _, timeline = matmuls(300, "bfloat16", n=1)
     assert timeline.start[300] - timeline.start[299] == pytest.approx(64 / 2.4, rel=1e-6)
+
+
+@pytest.mark.parametrize("pause, warm", [(0.1, True), (3.0, False)])
+def test_work_at_half_the_clock_is_use(pause: float, warm: bool) -> None:
+    """Multiplies with short pauses are more than half use, though less at full clock: it ramps up
+    after 3 us. With long pauses they are 40 %, and it stays."""
+    ramp, hold = _Ramp(TRN2), 64 / 2.4
+    time = 0.0
+    while time < 3300:
+        time = ramp.run(time, hold) + pause * hold
+    took = ramp.run(time, hold) - time
+    assert took == pytest.approx(hold if warm else 2 * hold)
 
 
 def test_bfloat16_matmul_is_a_column_a_cycle() -> None:
