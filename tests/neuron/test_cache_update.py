@@ -12,6 +12,7 @@ import pytest
 from tests.neuron.on_chip import on_cores, put, rng
 from tkg.backends.neuron.cache_update_tkg import (
     NewTokens,
+    Slots,
     cache_update_tkg,
     new_outputs,
     rows_of_heads,
@@ -74,8 +75,9 @@ class Update:
 
         def body(sbm, K, V, slots):
             new = self.on_chip(sbm, k, v, K.dtype)
-            args = (self.layout == "transposed", self.layout == "block", [])
-            cache_update_tkg(sbm, new, (K, V), slots, *args)
+            layout = (self.layout == "transposed", self.layout == "block")
+            where = Slots(sbm, (K, V), slots, self.tokens, *layout)
+            cache_update_tkg(new, where, [])
 
         on_cores(body, *caches, slots, lnc=lnc)
         return caches

@@ -11,7 +11,7 @@ import pytest
 from tests.neuron.on_chip import close, on_cores, rng, values_of
 from tkg.backends.neuron import qkv_projection_tkg as qkv_module
 from tkg.backends.neuron.input_norm_tkg import HiddenSplit, load_hidden
-from tkg.backends.neuron.qkv_projection_tkg import qkv_projection_tkg
+from tkg.backends.neuron.qkv_projection_tkg import QkvScales, qkv_projection_tkg
 from tkg.contract.quantization import QuantizationType
 
 BF16, FP8 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3
@@ -32,8 +32,9 @@ def project(
         split = HiddenSplit(hidden or X.shape[1], X.shape[1])
         x = load_hidden(sbm, X, split, X.shape[0])
         given: dict[str, Any] = dict(zip(names, operands, strict=True))
-        three = tuple(given.get(name) for name in ("bias", "weight", "input"))
-        qkv = qkv_projection_tkg(sbm, x, split, weight, sections, mode, three)
+        three = (given.get(name) for name in ("bias", "weight", "input"))
+        scaling = QkvScales(sbm, sections, mode, *three)
+        qkv = qkv_projection_tkg(sbm, x, split, weight, sections, scaling)
         sbm.free_ring("qkv.weights")
         return values_of(qkv)
 

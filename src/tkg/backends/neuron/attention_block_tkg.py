@@ -12,10 +12,11 @@ partitions, which is what each next matmul contracts over.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.attention_tkg import Queries, attention_tkg
+from tkg.backends.neuron.attention_tkg import attention_tkg
 from tkg.backends.neuron.cache_reads import CacheReader, block_rows
 from tkg.backends.neuron.cache_update_tkg import (
     NewTokens,
+    Slots,
     cache_update_tkg,
     new_outputs,
     rows_of_heads,
@@ -32,16 +33,23 @@ from tkg.backends.neuron.input_norm_tkg import (
     load_gamma,
     load_hidden,
 )
-from tkg.backends.neuron.layout import FP8_MAX, PMAX, factors, head_parts, scalar_column
-from tkg.backends.neuron.matrices import apply_matrices, selection
+from tkg.backends.neuron.layout import (
+    FP8_MAX,
+    PMAX,
+    head_parts,
+    scalar_column,
+    swap_with_peer,
+)
 from tkg.backends.neuron.new_tokens import load_sink
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
-from tkg.backends.neuron.partials import share_with_peer
+from tkg.backends.neuron.prepared_queries import parity_picks, prepare_queries
 from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
-from tkg.backends.neuron.qkv_projection_tkg import qkv_projection_tkg
+from tkg.backends.neuron.qkv_projection_tkg import QkvScales, qkv_projection_tkg
 from tkg.backends.neuron.rope_tkg import load_rope, rope_tkg
-from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of
+from tkg.backends.neuron.sbuf_manager import SbufManager
 from tkg.contract.quantization import QuantizationType
+
+LAST_LOADS = 3  # loads of the cache that the projection's weights need not wait for
 
 
 def attention_block_tkg(
@@ -105,7 +113,9 @@ def attention_block_tkg(
         columns = sizes.batch * sizes.q_heads * sizes.parts * sizes.tokens
         out = manager.allocate((sizes.size, columns), X.dtype, "out")
     manager.open_scope("attention_block")
-    attention = manager.stack(sizes.attention(), X.dtype, "attention")
+    # Heads first: so the projection takes it as it lies.
+    shape = (sizes.size, sizes.q_heads * sizes.parts, sizes.batch, sizes.tokens)
+    attention = manager.stack(shape, X.dtype, "attention").permute((0, 2, 1, 3))
     length, prior = context_length(V, active_blocks_table, attention_mask, sizes.tokens)
     context = plan_context(length, prior, V.shape[1] if block else 0, sizes.batch)
     rows, here = share_work(sizes.batch, context)
@@ -114,10 +124,17 @@ def attention_block_tkg(
         table = block_rows(manager, active_blocks_table, here, V.shape[0], V.shape[1])
     reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
     x, split = load_input(manager, X, sizes.rows, X_hidden_dim_actual)
-    gamma = None
-    if rmsnorm_X_enabled and rmsnorm_X_gamma != None:
-        gamma = load_gamma(manager, rmsnorm_X_gamma, split)
-    # Small tables come before the weights: behind them they would wait in the DMA queue.
+    if rmsnorm_X_enabled:
+        gamma = None
+        if rmsnorm_X_gamma != None:
+            gamma = load_gamma(manager, rmsnorm_X_gamma, split)
+        eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
+        x = input_norm_tkg(manager, x, split, gamma, eps)
+    # What depends on no stage is made before the first of them: later it would wait for their SBUF.
+    qkv_scales = QkvScales(
+        manager, sizes.sections(), quantization_type_qkv, bias_qkv, weight_dequant_scale_qkv,
+        input_dequant_scale_qkv,
+    )  # fmt: skip
     tables = None
     if cos != None:
         tables = load_rope(manager, cos, sin, rope_contiguous_layout)
@@ -128,13 +145,12 @@ def attention_block_tkg(
         visible = visible_from_positions(manager, here, pos_ids, sizes.tokens, sliding_window)
     if visible != None:
         visible.sink = load_sink(manager, sink)
-    if rmsnorm_X_enabled:
-        eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
-        x = input_norm_tkg(manager, x, split, gamma, eps)
-    qkv = qkv_projection_tkg(
-        manager, x, split, W_qkv, sizes.sections(), quantization_type_qkv,
-        (bias_qkv, weight_dequant_scale_qkv, input_dequant_scale_qkv),
-    )  # fmt: skip
+    where = None
+    if update_cache:
+        where = Slots(manager, (K, V), kv_cache_update_idx, sizes.tokens, K_cache_transposed, block)
+    scales = load_cache_scales(manager, k_scale, v_scale)
+    picks = parity_picks(manager, reader)
+    qkv = qkv_projection_tkg(manager, x, split, W_qkv, sizes.sections(), qkv_scales)
     q, k, v = sizes.split(qkv)
     if rmsnorm_QK_pre_rope_enabled:
         qk_norm_tkg(
@@ -163,28 +179,28 @@ def attention_block_tkg(
             "post_rope_k",
             sizes.parts,
         )
-    new = round_new(manager, sizes, k, v, K, (k_scale, v_scale), K_cache_transposed)
+    new = round_new(manager, sizes, k, v, K, scales, K_cache_transposed)
     if skip_attention:
         nisa.tensor_copy(attention, sizes.heads_of(q).permute((0, 2, 1, 3)))
     else:
         scale = sizes.d_head**-0.5 if softmax_scale == None else softmax_scale
-        queries = prepare_queries(manager, q, scale, reader, new, X.dtype)
-        share = share_with_peer if here.groups < context.groups else None
-        attention_tkg(manager, queries, reader, visible, rows, attention, share)
+        queries = prepare_queries(manager, q, scale, picks, new, (X.dtype, K.dtype))
+        shared = here.groups < context.groups
+        attention_tkg(manager, queries, reader, visible, rows, attention, shared)
         if attention_scale != 1.0:
             nisa.tensor_scalar(attention, attention, nl.multiply, attention_scale)
         if rows[1] < sizes.batch:
             swap_rows(attention, rows)
     K_out, V_out = K_cache, V_cache
     if update_cache:
-        slots = kv_cache_update_idx
-        cache_update_tkg(manager, new, (K, V), slots, K_cache_transposed, block, reader.loads)
+        cache_update_tkg(new, where, reader.loads)
     else:
         K_out, V_out = new_outputs(new, K.dtype, len(V_cache.shape) == 4)
     if W_out != None:
         out = output_projection_tkg(
             attention, W_out, bias_out, quantization_type_out, weight_dequant_scale_out,
             input_dequant_scale_out, transposed_out, out_in_sb, manager,
+            reader.loads[-LAST_LOADS : 1 - LAST_LOADS],
         )  # fmt: skip
     elif out_in_sb:
         nisa.tensor_copy(out, attention)
@@ -212,10 +228,6 @@ class Sizes(nl.NKIObject):
     def sections(self):
         """The heads of Q, of K or V, and their size, where each part of a head counts as one."""
         return self.q_heads * self.parts, self.kv_heads * self.parts, self.size
-
-    def attention(self):
-        """Shape of the attention output on chip."""
-        return self.size, self.batch, self.q_heads * self.parts, self.tokens
 
     def split(self, qkv):
         """Q, K and V of [d/parts, heads*parts, R]."""
@@ -248,9 +260,9 @@ def context_length(V, table, mask, tokens):
 def round_new(manager, sizes, k, v, K, scales, transposed):
     """The new K and V, scaled for an FP8 cache and rounded to its dtype, in the forms that
     attention and the cache take."""
-    if scales[0] != None:
-        scale_for_fp8(manager, k, scales[0], "k_scale")
-        scale_for_fp8(manager, v, scales[1], "v_scale")
+    if scales != None:
+        scale_for_fp8(k, scales[0])
+        scale_for_fp8(v, scales[1])
     dtype = rounded_dtype(K.dtype)
     tiles = []
     for name, t in (("k_new", k), ("v_new", v)):
@@ -316,65 +328,27 @@ def load_input(manager, X, rows, hidden_actual):
     return load_hidden(manager, X, split, rows), split
 
 
-def scale_for_fp8(manager, t, scale, name):
-    """t = clip(t * scale, +-240), in place; `scale` [1, 1] or [128, 1] in HBM."""
-    manager.open_scope(name)
-    column = manager.stack((PMAX, 1), nl.float32, name)
-    scalar_column(column, scale)
+def load_cache_scales(manager, k_scale, v_scale):
+    """The scales of an FP8 cache, [1, 1] or [128, 1] in HBM, as columns [128, 1]; None without."""
+    if k_scale == None:
+        return None
+    columns = manager.ring(2, (PMAX, 1), nl.float32, "cache.scale")
+    scalar_column(columns[0], k_scale)
+    scalar_column(columns[1], v_scale)
+    return columns
+
+
+def scale_for_fp8(t, column):
+    """t = clip(t * column, +-240), in place."""
     part = column[0 : t.shape[0], :]
     nisa.tensor_scalar(t, t, nl.multiply, part, op1=nl.minimum, operand1=FP8_MAX)
     nisa.tensor_scalar(t, t, nl.maximum, -FP8_MAX)
-    manager.close_scope()
-
-
-def prepare_queries(manager, q, scale, reader, new, dtype):
-    """The scaled queries in the dtypes that multiply the cache, and in the parts its keys have."""
-    size, columns, rows = q.shape
-    batch, tokens = new.k.shape[2], new.k.shape[3]
-    parts = new.parts
-    heads = columns // parts
-    kind = nl.float32 if bytes_of(reader.K.dtype) == 4 else dtype
-    flat = manager.stack((size, parts, heads * rows), nl.float32, "q.scaled")
-    by_head = flat.reshape((size, parts, heads, rows))
-    for i in range(parts):
-        part = q.reshape((size, heads, parts, rows))[:, :, i, :]
-        nisa.tensor_scalar(by_head[:, i, :, :], part, nl.multiply, scale)
-    shape = (heads, batch, tokens)
-    scaled = [flat[:, i, :] for i in range(parts)]
-    whole = [query_parts(manager, scaled[i], kind, reader, shape, f"q.{i}") for i in range(parts)]
-    if not reader.paired:
-        return Queries(whole, whole, kind, new.k, new.v)
-    keyed = []
-    for k in range(reader.key_parts):
-        for half in range(2):
-            name = f"q.picked.{k}.{half}"
-            picks = [
-                selection(manager, reader.d_head, half, f"{name}.by.{i}", (i, k, parts))
-                for i in range(parts)
-            ]
-            chosen = apply_matrices(manager, picks, scaled, name)
-            keyed.append(query_parts(manager, chosen, kind, reader, shape, f"q.keyed.{k}.{half}"))
-    return Queries(whole, keyed, kind, new.k, new.v)
-
-
-def query_parts(manager, flat, kind, reader, shape, name):
-    """Tiles [d, N, B, S] that sum to the float32 queries [d, N*B*S], rounded to `kind`."""
-    narrow = flat
-    if kind != nl.float32:
-        narrow = manager.stack(flat.shape, kind, name)
-        nisa.tensor_copy(narrow, flat)
-    parts = factors(manager, narrow, reader.K.dtype, name)
-    return [part.reshape((flat.shape[0],) + shape) for part in parts]
 
 
 def swap_rows(attention, mine):
     """Each core has computed half of the batch's rows; after this both have all."""
     first, count = mine
-    peer = 1 - nl.program_id(0)
-    nisa.sendrecv(
-        attention[:, first : first + count, :, :],
-        attention[:, count - first : 2 * count - first, :, :],
-        peer,
-        peer,
-        pipe_id=0,
+    theirs = count - first
+    swap_with_peer(
+        attention[:, first : first + count, :, :], attention[:, theirs : theirs + count, :, :]
     )

@@ -13,10 +13,10 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.fp8_codes import reader_of, values_of
-from tkg.backends.neuron.layout import PMAX, RING, head_parts
+from tkg.backends.neuron.layout import PMAX, RING, head_parts, load_small
 from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 
-RING_BYTES = 32 * 1024  # a partition, for the keys (and again for the values) on their way
+RING_BYTES = 40 * 1024  # a partition, for the keys (and again for the values) on their way
 
 
 class CacheReader(nl.NKIObject):
@@ -226,7 +226,7 @@ def block_rows(sbm, table, context, blocks, block_len):
         first = context.first_run(group) // pieces
         assert rest == 0, "a context is whole blocks"
         source = table.view(nl.int32).ap([[1, full], [0, pieces], [columns, batch]], offset=first)
-        nisa.dma_copy(raw[0:height, group, :], source)
+        load_small(raw[0:height, group, :], source)
     nisa.tensor_scalar(raw, raw, nl.maximum, 0.0, op1=nl.minimum, operand1=float(blocks - 1))
     piece = sbm.stack((PMAX, 1), nl.int32, "cache.partition")
     nisa.iota(piece, [[1, 1]], channel_multiplier=1)

@@ -11,17 +11,21 @@ With two cores the first writes K and the second V, after both have read the cac
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX
+from tkg.backends.neuron.layout import PMAX, load_small
+
+
+def row_spans(rows, tokens):
+    """[(first, count)]: the rows of the tiles of `rows_of_heads`."""
+    step = PMAX // tokens * tokens
+    return [(first, min(step, rows - first)) for first in range(0, rows, step)]
 
 
 def rows_of_heads(sbm, t, dtype, name, tokens=1):
     """t [d, kv, R] float32 as rows of `dtype`: tiles [n, kv*d] of as many rows as the partitions
     hold, whole rows of the batch with their `tokens`."""
     d_head, kv_heads, rows = t.shape
-    step = PMAX // tokens * tokens
     tiles = []
-    for first in range(0, rows, step):
-        count = min(step, rows - first)
+    for first, count in row_spans(rows, tokens):
         tile = sbm.stack((count, kv_heads * d_head), dtype, f"{name}.{first}")
         for kv in range(kv_heads):
             psum = nl.ndarray((count, d_head), nl.float32, buffer=nl.psum)
@@ -51,35 +55,51 @@ class NewTokens(nl.NKIObject):
         return size * self.parts, heads // self.parts, batch, tokens
 
 
-def cache_update_tkg(sbm, new, caches, slots, transposed, block, loads):
-    """Writes the new tokens into the caches K, V (HBM; flat [B, kv, S_max, d] or K transposed
-    [B, kv, d, S_max], or block [blocks, block_len, kv, d]) at `slots` [B, 1 or S] (HBM, int32).
+class Slots(nl.NKIObject):
+    """Where new tokens go. `K`, `V` in HBM: flat [B, kv, S_max, d] (`transposed`: K
+    [B, kv, d, S_max]) or `block` [blocks, block_len, kv, d]; `slots` [B, 1 or S] int32 in HBM, one
+    for the row's `tokens`, or one for each.
 
-    `loads`: the instructions that read the caches; the writes come after them.
+    Made early: behind the stages before the update, its small DMAs would hold up those after it.
     """
-    K, V = caches
+
+    def __init__(self, sbm, caches, slots, tokens, transposed, block):
+        self.K = caches[0]
+        self.V = caches[1]
+        self.transposed = transposed
+        self.block = block
+        self.each = slots.shape[1] == tokens and not transposed
+        kv_heads, capacity = self.V.shape[1:3]
+        if self.each:
+            step = 0 if block else kv_heads * capacity
+            spans = row_spans(slots.shape[0] * tokens, tokens)
+            self.indices = [row_index(sbm, slots, step, tokens, span) for span in spans]
+        else:
+            self.table = slot_table(sbm, slots, slots.shape[0])
+
+
+def cache_update_tkg(new, where, loads):
+    """Writes the new tokens into the caches at `where`. `loads`: the instructions that read the
+    caches; the writes come after them."""
+    K, V, block = where.K, where.V, where.block
     batch, tokens = new.k.shape[2], new.k.shape[3]
-    sbm.open_scope("cache_update")
     if nl.num_programs(0) == 2:
         # Both cores have read what either will write.
         met = [nisa.core_barrier(K, (0, 1)), nisa.core_barrier(V, (0, 1))]
         for barrier in met:
             barrier.depends_on(*loads)
         loads = met
-    if transposed:
+    if where.transposed:
         first, count = own_rows(batch)
-        table = slot_table(sbm, slots, batch)
         for i in range(count):
-            write_columns(new, K, table, first + i, batch, loads)
-            write_rows_of(new.v_rows, V, table, (first + i, batch, tokens), block, loads)
-    elif slots.shape[1] == tokens:
-        scatter_tokens(sbm, new, own_caches(new, K, V), slots, block, loads)
+            write_columns(new, K, where.table, first + i, batch, loads)
+            write_rows_of(new.v_rows, V, where.table, (first + i, batch, tokens), block, loads)
+    elif where.each:
+        scatter_tokens(new, own_caches(new, K, V), where.indices, block, loads)
     else:
-        table = slot_table(sbm, slots, batch)
         for b in range(batch):
             for cache, rows in own_caches(new, K, V):
-                write_rows_of(rows, cache, table, (b, batch, tokens), block, loads)
-    sbm.close_scope()
+                write_rows_of(rows, cache, where.table, (b, batch, tokens), block, loads)
 
 
 def own_caches(new, K, V):
@@ -90,28 +110,25 @@ def own_caches(new, K, V):
     return targets
 
 
-def scatter_tokens(sbm, new, targets, slots, block, loads):
+def scatter_tokens(new, targets, indices, block, loads):
     """A slot for each token: one DMA a cache and tile of rows. Another one into the same cache has
     to wait for it, since where they land is known at run time only."""
     d_head, kv_heads, batch, tokens = new.shape()
     capacity = 0 if block else targets[0][0].shape[2]
     # Elements from one slot to the next, and from one head to the next.
     slot, head = (kv_heads * d_head, d_head) if block else (d_head, capacity * d_head)
-    first = 0
-    for i in range(len(new.v_rows)):
-        count = new.v_rows[i].shape[0]
-        index = row_index(sbm, slots, kv_heads * capacity, tokens, (first, count))
+    for i in range(len(indices)):
+        count = indices[i].shape[0]
         for cache, rows in targets:
             target = cache.reshape((cache.size // slot, slot)).ap(
                 [[slot, count], [head, kv_heads], [1, d_head]],
                 offset=0,
-                vector_offset=index,
+                vector_offset=indices[i],
                 indirect_dim=0,
             )
             source = rows[i].reshape((count, kv_heads, d_head))
             write = nisa.dma_copy(target, source, oob_mode=nisa.oob_mode.skip)
             write.depends_on(*loads)
-        first = first + count
 
 
 def own_rows(batch):
@@ -126,7 +143,7 @@ def slot_table(sbm, slots, batch):
     table = sbm.stack((1, batch * columns + 1), nl.int32, "cache_update.slots")
     nisa.memset(table, -1)
     source = slots.view(nl.int32).ap([[0, 1], [1, batch * columns]], offset=0)
-    nisa.dma_copy(table[:, 0 : batch * columns], source)
+    load_small(table[:, 0 : batch * columns], source)
     return table
 
 
@@ -134,13 +151,13 @@ def row_index(sbm, slots, step, tokens, span):
     """The cache row of each new token of `span` (first, count), [count, 1] int32: slot + b*step."""
     first, rows = span
     index = sbm.stack((rows, 1), nl.int32, f"cache_update.index.{first}")
-    nisa.dma_copy(index, slots.view(nl.int32).ap([[1, rows], [1, 1]], offset=first))
+    load_small(index, slots.view(nl.int32).ap([[1, rows], [1, 1]], offset=first))
     if step == 0:
         return index
     line = sbm.stack((1, rows // tokens, tokens), nl.int32, f"cache_update.line.{first}")
     nisa.iota(line, [[step, rows // tokens], [0, tokens]], offset=first // tokens * step)
     base = sbm.stack((rows, 1), nl.int32, f"cache_update.base.{first}")
-    nisa.dma_copy(base, line)
+    load_small(base, line)
     # The sign bit of a slot marks "skip": moved to bit 30, it takes the index out of any cache.
     skip = sbm.stack((rows, 1), nl.uint32, f"cache_update.skip.{first}")
     nisa.tensor_scalar(

@@ -8,7 +8,7 @@ group: up to 128 positions, one a partition; tiles are numbered group*run + l.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import BANK, PMAX
+from tkg.backends.neuron.layout import BANK, PMAX, load_small
 from tkg.backends.neuron.matrices import spread_row
 
 MAX_RUN = 32  # positions: 8 KiB of a row of 128 bfloat16, past which DMA gains nothing
@@ -119,7 +119,7 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
     scores = sbm.stack((PMAX, batch, tiles, 1, spread), nl.uint8, "mask.scores")
     sbm.open_scope("mask")
     row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
-    nisa.dma_copy(row, pos_ids.ap([[0, 1], [pos_ids.shape[1], batch]], offset=0))
+    load_small(row, pos_ids.ap([[0, 1], [pos_ids.shape[1], batch]], offset=0))
     limit = spread_row(sbm, row, PMAX, "mask.limit")
     here = positions(sbm, context).expand_dim(1).broadcast(1, batch)
     end = limit.expand_dim(2).broadcast(2, tiles)
@@ -158,14 +158,14 @@ def visible_from_mask(sbm, context, mask, kv_heads):
         source = mask.ap(
             [[run * row, height], [1, run * row]], offset=context.first_run(group) * run * row
         )
-        nisa.dma_copy(raw[0:height, group * run : (group + 1) * run, :, :, :], source)
+        load_small(raw[0:height, group * run : (group + 1) * run, :, :, :], source)
     sbm.open_scope("mask")
     old = sbm.stack((PMAX, tiles), nl.float32, "mask.old")
     nisa.tensor_scalar(old, positions(sbm, context), nl.less, float(context.prior))
     flat = raw.reshape((PMAX, tiles, row))
     nisa.tensor_tensor(flat, flat, old.expand_dim(2).broadcast(2, row), nl.multiply)
     line = sbm.stack((1, tokens * row), nl.uint8, "mask.line")
-    nisa.dma_copy(line, mask.ap([[0, 1], [1, tokens * row]], offset=context.prior * row))
+    load_small(line, mask.ap([[0, 1], [1, tokens * row]], offset=context.prior * row))
     target = new.reshape((PMAX, tokens * row))
     for start in range(0, tokens * row, BANK):
         stop = min(start + BANK, tokens * row)

@@ -11,7 +11,7 @@ cores each takes half of the J columns, and the sums are exchanged.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX, exchange
+from tkg.backends.neuron.layout import PMAX, exchange, load_small
 from tkg.backends.neuron.matrices import filled
 
 
@@ -55,13 +55,14 @@ class HiddenSplit(nl.NKIObject):
 
 
 def hidden_width(hidden):
-    """J: as few columns as the partitions allow; for two cores an even number that divides H, so
+    """J: as few columns as the partitions allow, or up to an eighth more if that leaves no rest, on
+    a partition of its own and in DMAs of its own; for two cores an even number that divides H, so
     that both run the same instructions."""
     width = -(-hidden // PMAX)
-    if nl.num_programs(0) == 2:
-        for candidate in range(width, hidden + 1):
-            if candidate % 2 == 0 and hidden % candidate == 0:
-                return candidate
+    two = nl.num_programs(0) == 2
+    for candidate in range(width, (hidden if two else width + width // 8) + 1):
+        if hidden % candidate == 0 and not (two and candidate % 2 == 1):
+            return candidate
     return width
 
 
@@ -75,7 +76,7 @@ def load_hidden(sbm, X, split, rows):
         part = x[p : p + partitions, :, j : j + columns]
         if X.buffer == nl.sbuf:
             first = split.first + j
-            nisa.dma_copy(part, X[p : p + partitions, :, first : first + columns])
+            load_small(part, X[p : p + partitions, :, first : first + columns])
         else:
             source = X.ap(
                 [[split.width, partitions], [split.row, rows], [1, columns]],
@@ -94,7 +95,7 @@ def load_gamma(sbm, gamma, split):
         source = gamma.ap(
             [[split.width, partitions], [1, columns]], offset=p * split.width + split.first + j
         )
-        nisa.dma_copy(tile[p : p + partitions, j : j + columns], source)
+        load_small(tile[p : p + partitions, j : j + columns], source)
     return tile
 
 
@@ -116,7 +117,7 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm"):
     nisa.nc_matmul(psum, ones, sums, accumulate=False)
     total = sbm.stack((PMAX, rows), nl.float32, name + ".total")
     nisa.tensor_copy(total, psum)
-    total = exchange(sbm, total, nl.add, name)
+    exchange(sbm, total, nl.add, name)
     rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
     bias = filled(sbm, (PMAX, 1), eps, name + ".eps")
     nisa.activation(rstd, nl.rsqrt, total, bias=bias, scale=1.0 / split.hidden)

@@ -7,11 +7,12 @@ from tkg.backends.neuron.sbuf_manager import bytes_of
 
 PMAX = 128  # partitions
 BANK = 512  # float32 elements of a PSUM bank in one partition
+GPSIMD_ELEMENTS = 256  # of a partition that GpSimd's DMA sends (nki.isa.sendrecv)
 QUADRANT = 32  # partitions that a stream shuffle works within
 FP8_MAX = 240.0  # of float8_e4m3 (docs/fp8.md)
 RING = 3  # buffers for what streams in: one in use, two on their way
 RESERVE_BYTES = 84 * 1024  # a partition, that the QKV weights leave to the stages after them
-WEIGHT_BLOCK_BYTES = 1 << 20  # of one weight transfer: long enough to hide its fixed cost
+WEIGHT_BLOCK_BYTES = 1 << 18  # of one weight transfer: long enough to hide its fixed cost
 
 
 def hidden_share(hidden):
@@ -28,14 +29,12 @@ def head_parts(d_head):
     return parts
 
 
-def fold_heads(attention):
-    """How many heads fit on the partitions after each other. Between SBUF tiles an engine moves
-    them, and may start only at multiples of 32 partitions."""
-    d_head = attention.shape[0]
-    heads = attention.shape[2]
+def fold_heads(d_head, heads, by_dma):
+    """How many heads lie on the partitions after each other. An engine moves them from there to
+    others and back, and may start only at multiples of 32 partitions; DMA anywhere."""
     fold = 1
     for count in range(2, PMAX // d_head + 1):
-        if heads % count == 0 and (attention.buffer != nl.sbuf or d_head in (32, 64)):
+        if heads % count == 0 and (by_dma or d_head in (32, 64)):
             fold = count
     return fold
 
@@ -46,12 +45,19 @@ def column_block(partitions, groups, dtype):
     return max(BANK, min(2048, WEIGHT_BLOCK_BYTES // row // BANK * BANK))
 
 
+def load_small(tile, source):
+    """A DMA that the Scalar engine's queue starts: behind the weights and caches in Sync's it would
+    come late, before them it would hold them up."""
+    scalar = nisa.engine.scalar
+    return nisa.dma_copy(tile, source, dge_mode=nisa.dge_mode.hwdge, engine=scalar)
+
+
 def scalar_column(column, scale):
     """A scale given as [1, 1] or [128, 1] in HBM, on every partition of `column` [128, 1]."""
     if scale.shape[0] == PMAX:
-        nisa.dma_copy(column, scale[:, 0:1])
+        load_small(column, scale[:, 0:1])
     else:
-        nisa.dma_copy(column, scale.ap([[0, PMAX], [1, 1]], offset=0))
+        load_small(column, scale.ap([[0, PMAX], [1, 1]], offset=0))
 
 
 def broadcast_row(manager, row, rows, first, count, name):
@@ -62,9 +68,9 @@ def broadcast_row(manager, row, rows, first, count, name):
         return None
     quadrants = -(-rows // QUADRANT)
     tile = manager.stack((quadrants * QUADRANT, count), row.dtype, name)
-    nisa.dma_copy(tile[0:1, :], row[0:1, first : first + count])
+    load_small(tile[0:1, :], row[0:1, first : first + count])
     for q in range(1, quadrants):
-        nisa.dma_copy(tile[q * QUADRANT : q * QUADRANT + 1, :], tile[0:1, :])
+        load_small(tile[q * QUADRANT : q * QUADRANT + 1, :], tile[0:1, :])
     for q in range(quadrants):
         part = tile[q * QUADRANT : (q + 1) * QUADRANT, :]
         nisa.nc_stream_shuffle(part, part, [0] * QUADRANT)
@@ -72,15 +78,21 @@ def broadcast_row(manager, row, rows, first, count, name):
 
 
 def exchange(sbm, tile, op, name):
-    """op(this core's tile, the other core's), the same on both; the tile itself on one core."""
+    """tile = op(this core's tile, the other core's), the same on both; nothing on one core."""
     if nl.num_programs(0) == 1:
-        return tile
+        return
     other = sbm.stack(tile.shape, tile.dtype, name + ".other")
-    both = sbm.stack(tile.shape, tile.dtype, name + ".both")
+    swap_with_peer(tile, other)
+    nisa.tensor_tensor(tile, tile, other, op)
+
+
+def swap_with_peer(mine, theirs):
+    """`theirs` becomes the other core's `mine`: by GpSimd's own DMA, which starts sooner, where it
+    takes as much."""
     peer = 1 - nl.program_id(0)
-    nisa.sendrecv(tile, other, peer, peer, pipe_id=0)
-    nisa.tensor_tensor(both, tile, other, op)
-    return both
+    small = mine.size // mine.shape[0] <= GPSIMD_ELEMENTS
+    by = nisa.dma_engine.gpsimd_dma if small else nisa.dma_engine.dma
+    nisa.sendrecv(mine, theirs, peer, peer, pipe_id=0, dma_engine=by)
 
 
 def per_head_columns(sbm, row, d_head, heads, name):
@@ -88,7 +100,7 @@ def per_head_columns(sbm, row, d_head, heads, name):
     if row == None:
         return None
     tile = sbm.stack((d_head, heads), row.dtype, name + ".raw")
-    nisa.dma_copy(tile, row.ap([[1, d_head], [d_head, heads]], offset=0))
+    load_small(tile, row.ap([[1, d_head], [d_head, heads]], offset=0))
     wide = sbm.stack((d_head, heads), nl.float32, name)
     nisa.tensor_copy(wide, tile)
     return wide

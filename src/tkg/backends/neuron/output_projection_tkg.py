@@ -34,6 +34,7 @@ from tkg.backends.neuron.layout import (
     fold_heads,
     head_parts,
     hidden_share,
+    load_small,
     scalar_column,
 )
 from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of, row_bytes
@@ -52,17 +53,20 @@ def output_projection_tkg(
     TRANSPOSE_OUT=False,
     OUT_IN_SB=False,
     sbm=None,
+    wait_for=(),
 ):
     """The projection; see the module for shapes. `attention` may be an SBUF tile [D, B, N, S].
 
     Returns `out` in HBM, or with OUT_IN_SB this core's part in SBUF: [B*S, Hl], or transposed
     [128, H2, B*S]. `sbm` provides SBUF; a returned tile is on its heap as "output_projection.out".
+    `wait_for`: instructions that come before the weights' loads.
     """
     manager = SbufManager() if sbm == None else sbm
     first, share = hidden_share(weight.shape[1])
     check_shapes(attention, weight, share, TRANSPOSE_OUT)
+    source = Weights(weight, wait_for)
     rows = attention.shape[1] * attention.shape[3]
-    fold = fold_heads(attention)
+    fold = fold_heads(attention.shape[0], attention.shape[2], attention.buffer != nl.sbuf)
     out_dtype = attention.dtype
     if OUT_IN_SB:
         shape = (PMAX, share // PMAX, rows) if TRANSPOSE_OUT else (rows, share)
@@ -80,25 +84,38 @@ def output_projection_tkg(
         shape = (PMAX, lnc, share // PMAX, rows) if TRANSPOSE_OUT else (rows, weight.shape[1])
         out = nl.ndarray(shape, out_dtype, buffer=nl.shared_hbm, name="out")
     if TRANSPOSE_OUT and OUT_IN_SB:
-        project_transposed(manager, x, weight, after, out)
+        project_transposed(manager, x, source, after, out)
     elif TRANSPOSE_OUT:
         shape = (PMAX, share // PMAX, rows)
         result = manager.stack(shape, out_dtype, "output_projection.result")
-        project_transposed(manager, x, weight, after, result)
+        project_transposed(manager, x, source, after, result)
         nisa.dma_copy(out[:, nl.program_id(0), :, :], result)
     elif not OUT_IN_SB and weights_stay(rows, share):
         # Fewer cycles than with the weights moving. A row's columns lie side by side on chip too:
         # DMA moves them in long pieces.
         shape = (PMAX, rows, share // PMAX)
         result = manager.stack(shape, out_dtype, "output_projection.result")
-        project_transposed(manager, x, weight, after, result.permute((0, 2, 1)))
+        project_transposed(manager, x, source, after, result.permute((0, 2, 1)))
         target = out[:, first : first + share].reshape_dim(1, (PMAX, share // PMAX))
         nisa.dma_copy(target.permute((1, 0, 2)), result)
     else:
         target = out if OUT_IN_SB else out[:, first : first + share]
-        project_rows(manager, x, weight, after, target, OUT_IN_SB)
+        project_rows(manager, x, source, after, target, OUT_IN_SB)
     manager.close_scope()
     return out
+
+
+class Weights(nl.NKIObject):
+    """The weights [N*D, H] in HBM, and the instructions that come before their loads."""
+
+    def __init__(self, weight, wait_for):
+        self.weight = weight
+        self.wait_for = wait_for
+
+    def load(self, tile, pattern, offset):
+        load = nisa.dma_copy(tile, self.weight.ap(pattern, offset=offset))
+        if len(self.wait_for) > 0:
+            load.depends_on(*self.wait_for)
 
 
 def check_shapes(attention, weight, share, transposed):
@@ -125,6 +142,9 @@ def load_attention(manager, attention, fold):
     parts of a head that is larger than they are as contraction tiles of their own."""
     d_head, batch, heads, tokens = attention.shape
     parts = head_parts(d_head)
+    by_head = attention.permute((0, 2, 1, 3))
+    if fold * parts == 1 and attention.buffer == nl.sbuf and by_head.is_contiguous():
+        return by_head.reshape((d_head, heads, batch * tokens))
     size = d_head // parts
     groups = heads * parts // fold
     x = manager.stack((fold * size, groups, batch * tokens), attention.dtype, "output_projection.x")
@@ -139,7 +159,7 @@ def load_attention(manager, attention, fold):
             if attention.buffer == nl.sbuf:
                 nisa.tensor_copy(target, source)
             else:
-                nisa.dma_copy(target, source)
+                load_small(target, source)
     return x
 
 
@@ -185,23 +205,20 @@ def contract(psum, parts, weights, columns, weights_move, add=False):
             )
 
 
-def load_weights(ring, turn, weight, rows, first, count):
+def load_weights(ring, turn, source, rows, first, count):
     """`count` columns of all contraction tiles, [K, G, count], into the next tile of the ring."""
     tile = ring[turn % len(ring)]
-    hidden = weight.shape[1]
-    groups = weight.shape[0] // rows
+    depth, hidden = source.weight.shape
     block = tile[0:rows, :, 0:count]
-    nisa.dma_copy(
-        block,
-        weight.ap([[hidden, rows], [rows * hidden, groups], [1, count]], offset=first),
-    )
+    source.load(block, [[hidden, rows], [rows * hidden, depth // rows], [1, count]], first)
     return block
 
 
-def project_rows(manager, x, weight, after, out, in_sbuf):
-    """out [R, Hl]: activations stationary, weights moving. `x`: parts that sum to it; `after`: the
-    bias, scale and factor of the sums, each or None."""
+def project_rows(manager, x, source, after, out, in_sbuf):
+    """out [R, Hl]: activations stationary, weights moving. `x`: parts that sum to it; `source`:
+    `Weights`; `after`: the bias, scale and factor of the sums, each or None."""
     bias, scale, factor = after
+    weight = source.weight
     partitions, groups, rows = x[0].shape
     first, share = hidden_share(weight.shape[1])
     width = min(share, column_block(partitions, groups, weight.dtype))
@@ -220,7 +237,7 @@ def project_rows(manager, x, weight, after, out, in_sbuf):
     for turn in range(-(-share // width)):
         start = turn * width
         count = min(width, share - start)
-        weights = load_weights(ring, turn, weight, partitions, first + start, count)
+        weights = load_weights(ring, turn, source, partitions, first + start, count)
         weights = values_of(codes, weights)
         for i in range(len(blocks)):
             r, height = blocks[i]
@@ -283,9 +300,10 @@ def finish(result, psum, bias, scale, factor):
         nisa.tensor_copy(result, psum)
 
 
-def project_transposed(manager, x, weight, after, result):
+def project_transposed(manager, x, source, after, result):
     """result [128, H2, R]: weights stationary, activations moving; h1 on partitions."""
     bias, scale, factor = after
+    weight = source.weight
     partitions, groups, rows = x[0].shape
     first, share = hidden_share(weight.shape[1])
     tiles = share // PMAX
@@ -310,7 +328,7 @@ def project_transposed(manager, x, weight, after, result):
             sums.append(total[:, start : start + count, :])
     for g in range(0, groups, step):
         now = [part[:, g : g + step, :] for part in x]
-        weights = load_contraction(ring[(g // step) % depth], weight, g, step, first)
+        weights = load_contraction(ring[(g // step) % depth], source, g, step, first)
         weights = values_of(codes, weights)
         for i in range(len(spans)):
             start, count = spans[i]
@@ -334,17 +352,12 @@ def project_transposed(manager, x, weight, after, result):
     manager.free_ring("output_projection.weights")
 
 
-def load_contraction(tile, weight, g, count, first):
+def load_contraction(tile, source, g, count, first):
     """This core's columns of contraction tiles g .. g+count, [K, count, Hl], into `tile`."""
     rows = tile.shape[0]
-    hidden = weight.shape[1]
-    share = tile.shape[2]
-    nisa.dma_copy(
-        tile,
-        weight.ap(
-            [[hidden, rows], [rows * hidden, count], [1, share]], offset=g * rows * hidden + first
-        ),
-    )
+    hidden = source.weight.shape[1]
+    pattern = [[hidden, rows], [rows * hidden, count], [1, tile.shape[2]]]
+    source.load(tile, pattern, g * rows * hidden + first)
     return tile
 
 
@@ -353,7 +366,7 @@ def column_per_partition(manager, row, first, tiles, name):
     if row == None:
         return None
     tile = manager.stack((PMAX, tiles), row.dtype, name)
-    nisa.dma_copy(tile, row.ap([[tiles, PMAX], [1, tiles]], offset=first))
+    load_small(tile, row.ap([[tiles, PMAX], [1, tiles]], offset=first))
     return tile
 
 

@@ -20,6 +20,8 @@ from tkg.backends.neuron.layout import (
     WEIGHT_BLOCK_BYTES,
     exchange,
     factors,
+    fold_heads,
+    load_small,
     per_head_columns,
     scalar_column,
 )
@@ -29,137 +31,189 @@ from tkg.contract.quantization import QuantizationType
 SUM_BANKS = 6  # of PSUM's 8, for sums that grow over all weights
 
 
-def qkv_projection_tkg(sbm, x, split, weight, sections, quantization, scales):
+class QkvScales(nl.NKIObject):
+    """What QKV sums are multiplied by and what is added, [d, heads] float32 each or None; and for
+    static quantization the inverse of X's scale, [128, 1].
+
+    Made early: among the weights in the DMA queue they would come late.
+    """
+
+    def __init__(self, sbm, sections, quantization, bias, weight_scale, input_scale):
+        """`bias` [1, heads*d] and the scales in HBM, each or None."""
+        q_heads, kv_heads, d_head = sections
+        heads = q_heads + 2 * kv_heads
+        self.bias = per_head_columns(sbm, bias, d_head, heads, "qkv.bias")
+        self.factor = None
+        self.inverse = None
+        if quantization == QuantizationType.ROW:
+            self.factor = per_head_columns(sbm, weight_scale, d_head, heads, "qkv.scale")
+        elif quantization == QuantizationType.STATIC:
+            inputs = sbm.stack((PMAX, 1), nl.float32, "qkv.input_scale")
+            scalar_column(inputs, input_scale)
+            self.inverse = sbm.stack((PMAX, 1), nl.float32, "qkv.inverse_scale")
+            nisa.reciprocal(self.inverse, inputs)
+            self.factor = static_factor(sbm, sections, weight_scale, inputs)
+
+
+def static_factor(sbm, sections, weight_scale, inputs):
+    """[d, heads]: input scale * weight scale, whose columns are one for all, or one for Q, K, V."""
+    q_heads, kv_heads, d_head = sections
+    three = sbm.stack((PMAX, 3), nl.float32, "qkv.weight_scale")
+    columns = weight_scale.shape[1]
+    repeat = 0 if weight_scale.shape[0] == 1 else columns
+    load_small(three, weight_scale.ap([[repeat, PMAX], [1 if columns == 3 else 0, 3]], offset=0))
+    nisa.tensor_scalar(three, three, nl.multiply, inputs)
+    factor = sbm.stack((d_head, q_heads + 2 * kv_heads), nl.float32, "qkv.scale")
+    bounds = (0, q_heads, q_heads + kv_heads, q_heads + 2 * kv_heads)
+    for i in range(3):
+        part = factor[:, bounds[i] : bounds[i + 1]]
+        nisa.tensor_copy(part, three[0:d_head, i : i + 1].broadcast(1, part.shape[1]))
+    return factor
+
+
+def qkv_projection_tkg(sbm, x, split, weight, sections, scales):
     """qkv [d, heads, R] float32, a new tile.
 
-    `weight` [H, heads*d] in HBM. `sections`: (q heads, kv heads, d). `scales`: (bias [1, heads*d],
-    weight scale, input scale) in HBM, each or None. The weights' buffers stay on the heap, for the
-    caller to free as the ring "qkv.weights": given to the next weights they would hold up loading.
+    `weight` [H, heads*d] in HBM. `sections`: (q heads, kv heads, d). `scales`: `QkvScales`. The
+    weights' buffers stay on the heap, for the caller to free as the ring "qkv.weights": given to
+    the next weights they would hold up loading.
     """
     q_heads, kv_heads, d_head = sections
     heads = q_heads + 2 * kv_heads
-    bias, weight_scale, input_scale = scales
     rows = x.shape[2]
     qkv = sbm.stack((d_head, heads, rows), nl.float32, "qkv")
     sbm.open_scope("qkv_projection")
-    if quantization == QuantizationType.STATIC:
-        x = quantize(sbm, x, input_scale)
+    if scales.inverse != None:
+        x = quantize(sbm, x, scales.inverse)
     parts = factors(sbm, x, weight.dtype, "qkv.x")
-    sums = sbm.stack((d_head, heads, rows), nl.float32, "qkv.sums")
-    accumulate_heads(sbm, parts, split, weight, sums)
-    sums = exchange(sbm, sums, nl.add, "qkv")
-    bias_columns = per_head_columns(sbm, bias, d_head, heads, "qkv.bias")
-    if quantization == QuantizationType.ROW:
-        columns = per_head_columns(sbm, weight_scale, d_head, heads, "qkv.scale")
-        factor = columns.expand_dim(2).broadcast(2, rows)
-        nisa.tensor_tensor(sums, sums, factor, nl.multiply)
-    elif quantization == QuantizationType.STATIC:
-        undo_static(sbm, sums, sections, weight_scale, input_scale)
-    if bias == None:
-        nisa.tensor_copy(qkv, sums)
-    else:
-        nisa.tensor_tensor(qkv, sums, bias_columns.expand_dim(2).broadcast(2, rows), nl.add)
+    ring = WeightRing(sbm, weight, split, max(q_heads, 2 * kv_heads) * d_head)
+    # All of Q first: attention over the cache begins while the weights of K and V arrive.
+    for first, count, name in ((0, q_heads, "q"), (q_heads, 2 * kv_heads, "kv")):
+        some = qkv[:, first : first + count, :]
+        project_heads(parts, ring, (first, count), scales.factor, some)
+        exchange(sbm, some, nl.add, f"qkv.{name}")
+        if scales.bias != None:
+            bias = scales.bias[:, first : first + count].expand_dim(2).broadcast(2, rows)
+            nisa.tensor_tensor(some, some, bias, nl.add)
     sbm.close_scope()
     return qkv
 
 
-def accumulate_heads(sbm, parts, split, weight, sums):
-    """sums [d, heads, R] = the sums over this core's h. `parts` sum to x. They grow in PSUM where
-    it can hold all of them, else each weight block's are added up in SBUF."""
-    d_head, heads, rows = sums.shape
-    columns = weight.shape[1]
-    per_bank = max(1, BANK // rows)
-    spans = [(first, min(per_bank, heads - first)) for first in range(0, heads, per_bank)]
-    stay = len(spans) <= SUM_BANKS
-    banks = sum_banks(d_head, spans, rows) if stay else []
-    size = max(1, WEIGHT_BLOCK_BYTES // (PMAX * columns * bytes_of(weight.dtype)))
-    size = min(size, split.count)
-    # On the heap, so that loading need not wait for the scratch of earlier stages; as deep as there
-    # is room, so that in the DMA queue the weights come before the cache, which is needed later.
-    shape = (split.partitions(), size, columns)
-    codes = reader_of(sbm, shape, weight.dtype, "qkv.codes")
-    spare = (sbm.room() - RESERVE_BYTES) // row_bytes(shape, weight.dtype)
-    depth = max(RING, min(-(-split.count // size), spare))
-    ring = sbm.allocate_ring(depth, shape, weight.dtype, "qkv.weights")
-    for start in range(0, split.count, size):
-        tile = ring[start // size % depth]
-        count = min(size, split.count - start)
-        if codes != None and split.last > 0:
+class WeightRing(nl.NKIObject):
+    """Buffers of about WEIGHT_BLOCK_BYTES for rows of `columns` weights or fewer.
+
+    On the heap, so that loading need not wait for the scratch of earlier stages; as many as there
+    is room for, so that in the DMA queue the weights come before the cache, which is needed later.
+    """
+
+    def __init__(self, sbm, weight, split, columns):
+        self.weight = weight
+        self.split = split
+        row = PMAX * bytes_of(weight.dtype)
+        most = split.count * weight.shape[1]
+        self.columns = max(columns, min(most, WEIGHT_BLOCK_BYTES // row))
+        shape = (split.partitions(), self.columns)
+        self.codes = reader_of(sbm, shape, weight.dtype, "qkv.codes")
+        spare = (sbm.room() - RESERVE_BYTES) // row_bytes(shape, weight.dtype)
+        needed = -(-most // self.columns) + 2
+        self.tiles = sbm.allocate_ring(
+            max(RING, min(needed, spare)), shape, weight.dtype, "qkv.weights"
+        )
+        self.turn = 0
+
+    def load(self, first, count, start, rows):
+        """Columns first .. first+count of the rows h of this core's j = start .. start+rows, as
+        [P, rows, count]."""
+        flat = self.tiles[self.turn % len(self.tiles)][:, 0 : rows * count]
+        self.turn = self.turn + 1
+        if self.codes != None and self.split.last > 0:
             # All of the tile is turned into bfloat16, also rows past the last.
-            nisa.memset(tile, 0)
-        load_rows(tile, weight, split, start, count)
-        block = values_of(codes, tile[:, 0:count, :])
+            nisa.memset(flat, 0)
+        shape = (flat.shape[0], rows, count)
+        tile = flat.reshape(shape)
+        width, columns = self.split.width, self.weight.shape[1]
+        for p, partitions, j, n in self.split.spans(start, rows):
+            source = self.weight.ap(
+                [[width * columns, partitions], [columns, n], [1, count]],
+                offset=(p * width + self.split.first + j) * columns + first,
+            )
+            nisa.dma_copy(tile[p : p + partitions, j - start : j - start + n, :], source)
+        return values_of(self.codes, flat).reshape(shape)
+
+
+def project_heads(parts, ring, heads, factor, out):
+    """out [d, count, R] = the sums over this core's h for heads (first, count), times their columns
+    of `factor` [d, all heads] or None. `parts` sum to x. The sums grow in PSUM where it can hold
+    all of them, else each weight block's are added up in `out`."""
+    d_head, count, rows = out.shape
+    first = heads[0]
+    fold = fold_heads(d_head, count, False)
+    per_bank = max(1, BANK // rows)
+    spans = [(n, min(per_bank, count // fold - n)) for n in range(0, count // fold, per_bank)]
+    stay = len(spans) <= SUM_BANKS
+    columns = None if factor == None else factor[:, first : first + count]
+    banks = sum_banks(fold * d_head, spans, rows) if stay else []
+    size = max(1, min(ring.split.count, ring.columns // (count * d_head)))
+    for start in range(0, ring.split.count, size):
+        some = min(size, ring.split.count - start)
+        block = ring.load(first * d_head, count * d_head, start, some)
         for i in range(len(spans)):
-            first, n = spans[i]
-            here = sums[:, first : first + n, :]
-            psum = banks[i] if stay else nl.ndarray(here.shape, nl.float32, buffer=nl.psum)
-            multiply_block(psum, parts, split, block, (start, first * d_head), stay and start > 0)
-            last = start + count == split.count
-            if stay and last or not stay and start == 0:
-                nisa.tensor_copy(here, psum)
-            elif not stay:
-                nisa.tensor_tensor(here, psum, here, nl.add)
+            begin, n = spans[i]
+            psum = banks[i] if stay else sum_banks(fold * d_head, spans[i : i + 1], rows)[0]
+            place = (start, begin * fold * d_head)
+            multiply_block(psum, parts, ring.split, block, place, stay and start > 0)
+            if not stay or start + some == ring.split.count:
+                heads_here = slice(begin * fold, (begin + n) * fold)
+                scale = None if columns == None else columns[:, heads_here]
+                unfold(out[:, heads_here, :], psum, scale, not stay and start > 0)
 
 
-def sum_banks(d_head, spans, rows):
-    """A PSUM tile for each span (first, count) of heads."""
+def sum_banks(partitions, spans, rows):
+    """A PSUM tile [partitions, count, R] for each span (first, count)."""
     banks = []
     for _, count in spans:
-        banks.append(nl.ndarray((d_head, count, rows), nl.float32, buffer=nl.psum))
+        banks.append(nl.ndarray((partitions, count, rows), nl.float32, buffer=nl.psum))
     return banks
 
 
 def multiply_block(psum, parts, split, block, place, add):
-    """psum [d, n, R] (+)= the sums over a weight block's columns j. `place`: its first j, and the
-    first column of the first head."""
+    """psum [wide, n, R] (+)= the sums over a weight block's columns j. `place`: its first j, and
+    its first column."""
     start, column = place
-    d_head = psum.shape[0]
+    wide = psum.shape[0]
     for n in range(psum.shape[1]):
-        c = column + n * d_head
+        c = column + n * wide
         for j in range(block.shape[1]):
             height = split.height(start + j)
-            stationary = block[0:height, j, c : c + d_head]
+            stationary = block[0:height, j, c : c + wide]
             for i in range(len(parts)):
                 moving = parts[i][0:height, start + j, :]
                 nisa.nc_matmul(psum[:, n, :], stationary, moving, accumulate=add or j + i > 0)
 
 
-def load_rows(tile, weight, split, first, count):
-    """Rows h = p*J + j of this core's columns j = first .. first+count, as [P, count, columns]."""
-    columns = weight.shape[1]
-    for p, partitions, j, n in split.spans(first, count):
-        source = weight.ap(
-            [[split.width * columns, partitions], [columns, n], [1, columns]],
-            offset=(p * split.width + split.first + j) * columns,
-        )
-        nisa.dma_copy(tile[p : p + partitions, j - first : j - first + n, :], source)
+def unfold(out, psum, scale, add):
+    """out [d, heads, R] (+)= psum [fold*d, heads // fold, R] * scale [d, heads]; head n*fold + i
+    came out on partitions i*d .. (i+1)*d."""
+    d_head, heads, rows = out.shape
+    fold = psum.shape[0] // d_head
+    for i in range(fold):
+        at = slice(i, heads - fold + i + 1, fold)
+        sums = psum[i * d_head : (i + 1) * d_head, :, :]
+        target = out[:, at, :]
+        if scale != None:
+            factor = scale[:, at].expand_dim(2).broadcast(2, rows)
+            nisa.tensor_tensor(sums if add else target, sums, factor, nl.multiply)
+        if add:
+            nisa.tensor_tensor(target, sums, target, nl.add)
+        elif scale == None:
+            nisa.tensor_copy(target, sums)
 
 
-def quantize(sbm, x, input_scale):
-    """fp8(clip(x / input_scale, +-240)), as a new float8_e4m3 tile."""
-    inverse = sbm.stack((PMAX, 1), nl.float32, "qkv.inverse_scale")
-    scalar_column(inverse, input_scale)
-    nisa.reciprocal(inverse, inverse)
+def quantize(sbm, x, inverse):
+    """fp8(clip(x * inverse, +-240)), as a new float8_e4m3 tile; `inverse` [128, 1]."""
     wide = sbm.stack(x.shape, nl.float32, "qkv.x_scaled")
     column = inverse[0 : x.shape[0], :]
     nisa.tensor_scalar(wide, x, nl.multiply, column, op1=nl.minimum, operand1=FP8_MAX)
     quantized = sbm.stack(x.shape, nl.float8_e4m3, "qkv.x_fp8")
     nisa.tensor_scalar(quantized, wide, nl.maximum, -FP8_MAX)
     return quantized
-
-
-def undo_static(sbm, sums, sections, weight_scale, input_scale):
-    """sums *= input_scale * weight_scale, whose columns are one for all, or one for Q, K and V."""
-    q_heads, kv_heads, d_head = sections
-    factor = sbm.stack((PMAX, 3), nl.float32, "qkv.factor")
-    inputs = sbm.stack((PMAX, 1), nl.float32, "qkv.input_scale")
-    scalar_column(inputs, input_scale)
-    three = weight_scale.shape[1] == 3
-    repeat = 0 if weight_scale.shape[0] == 1 else weight_scale.shape[1]
-    source = weight_scale.ap([[repeat, PMAX], [1 if three else 0, 3]], offset=0)
-    nisa.dma_copy(factor, source)
-    nisa.tensor_scalar(factor, factor, nl.multiply, inputs)
-    bounds = (0, q_heads, q_heads + kv_heads, q_heads + 2 * kv_heads)
-    for i in range(3):
-        part = sums[:, bounds[i] : bounds[i + 1], :]
-        nisa.tensor_scalar(part, part, nl.multiply, factor[0:d_head, i : i + 1])

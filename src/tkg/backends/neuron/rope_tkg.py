@@ -8,7 +8,7 @@ The turn is a matmul with a signed permutation, so either pairing costs the same
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import BANK, head_parts
+from tkg.backends.neuron.layout import BANK, head_parts, load_small
 from tkg.backends.neuron.matrices import apply_matrices, expansion, pair_part, rotation
 
 
@@ -48,7 +48,7 @@ def load_rope(sbm, cos, sin, contiguous):
         wide = []
         for k in range(half // pairs):
             raw = sbm.stack((pairs, rows), table.dtype, f"{name}.raw.{k}")
-            nisa.dma_copy(raw, table[k * pairs : (k + 1) * pairs, :, :])
+            load_small(raw, table[k * pairs : (k + 1) * pairs, :, :])
             wide.append(sbm.stack((pairs, rows), nl.float32, f"{name}.wide.{k}"))
             nisa.tensor_copy(wide[k], raw)
         tables.append([apply_matrices(sbm, spread[m], wide, f"{name}.{m}") for m in range(parts)])

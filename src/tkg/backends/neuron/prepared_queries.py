@@ -1,0 +1,64 @@
+"""The queries as the tensor engine multiplies them with the cache."""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.attention_tkg import Queries
+from tkg.backends.neuron.layout import factors, head_parts
+from tkg.backends.neuron.matrices import apply_matrices, selection
+from tkg.backends.neuron.sbuf_manager import bytes_of
+
+
+def parity_picks(manager, reader):
+    """[[matrices that select the even or the odd elements of one part of a head]] for each of those
+    that K^T comes in, where it comes in pairs; else None."""
+    if not reader.paired:
+        return None
+    parts = head_parts(reader.d_head)
+    picks = []
+    for k in range(reader.key_parts):
+        for half in range(2):
+            name = f"q.pick.{k}.{half}"
+            picks.append(
+                [
+                    selection(manager, reader.d_head, half, f"{name}.{i}", (i, k, parts))
+                    for i in range(parts)
+                ]
+            )
+    return picks
+
+
+def prepare_queries(manager, q, scale, picks, new, dtypes):
+    """The scaled queries in the dtypes that multiply the cache, and in the parts its keys have
+    (`picks`: of `parity_picks`). `dtypes`: (of X, of the cache)."""
+    size, columns, rows = q.shape
+    parts = new.parts
+    heads = columns // parts
+    shape = (heads, new.k.shape[2], new.k.shape[3])
+    kinds = (nl.float32 if bytes_of(dtypes[1]) == 4 else dtypes[0], dtypes[1])
+    if parts == 1:
+        flat = [q.reshape((size, heads * rows))]
+    else:
+        flat = manager.ring(parts, (size, heads * rows), nl.float32, "q.part")
+        for i in range(parts):
+            part = q.reshape((size, heads, parts, rows))[:, :, i, :]
+            nisa.tensor_copy(flat[i].reshape(part.shape), part)
+    whole = []
+    for i in range(parts):
+        whole.append(query_parts(manager, flat[i], scale, kinds, shape, f"q.{i}"))
+    if picks == None:
+        return Queries(whole, whole, kinds[0], new.k, new.v)
+    keyed = []
+    for k in range(len(picks)):
+        chosen = apply_matrices(manager, picks[k], flat, f"q.picked.{k}")
+        keyed.append(query_parts(manager, chosen, scale, kinds, shape, f"q.keyed.{k}"))
+    return Queries(whole, keyed, kinds[0], new.k, new.v)
+
+
+def query_parts(manager, flat, scale, kinds, shape, name):
+    """Tiles [d, N, B, S] that sum to the float32 queries [d, N*B*S] times the scale, rounded to
+    the first of `kinds`, that multiply the second."""
+    scaled = manager.stack(flat.shape, kinds[0], name + ".scaled")
+    nisa.tensor_scalar(scaled, flat, nl.multiply, scale)
+    parts = factors(manager, scaled, kinds[1], name)
+    return [part.reshape((flat.shape[0],) + shape) for part in parts]
