@@ -165,7 +165,7 @@ def test_a_long_context_is_checked_at_a_shorter_one(monkeypatch: pytest.MonkeyPa
         (["--context", "4", "--s-tkg", "4"], "context must be above s-tkg = 4"),
         (["--cache", "block", "--context", "100"], "multiple of block-len = 32; got 100"),
         (["--cache", "round"], "round"),
-        (["--case", "d-head-512"], "neuron: d_head is at most "),
+        (["--case", "hidden-1", "--lnc", "2"], "neuron: on two cores X's H must be even"),
     ],
 )
 def test_a_wrong_request_is_exit_code_2(arguments: list[str], text: str) -> None:
@@ -230,7 +230,7 @@ def test_observers_are_gone_after_a_refusal() -> None:
 
     before = list(on_report)
     with pytest.raises(profile_run.tkg.Unsupported):
-        run_case(find("d-head-512"))
+        run_case(find("hidden-1"), lnc=2)
     assert on_report == before
 
 

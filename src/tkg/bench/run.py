@@ -42,7 +42,7 @@ HOST = Place(
     computes="float32",
     cache_bytes=lambda: rotation.last_level_cache(),
     margin=rotation.MARGIN,
-    free_memory=rotation.free_memory,
+    free_memory=lambda: rotation.free_memory(),
     clock=wall,
 )
 """This machine's processors and main memory."""

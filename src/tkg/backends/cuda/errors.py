@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tkg.backends.cuda.environment import interpreting
+from tkg.backends.cuda.environment import interpreting, unavailable
+from tkg.contract.errors import Unsupported
 
 RULES = (
     ("pos_ids", "[b, 0] must be -1 (a padded row) or from 0 to S_ctx - S_tkg", "row was padded"),
@@ -40,7 +41,11 @@ def check(device: str | None = None) -> None:
     Raises:
         ValueError: a position, slot or block was out of range. What it stood for was left out of
             the calls concerned; the words are cleared.
+        Unsupported: the backend cannot run here, and why.
     """
+    reason = unavailable()
+    if reason is not None:
+        raise Unsupported("tkg.backends.cuda.check", {"cuda": [reason]})
     if device is None or device == "cuda":
         device = _current()
     found = words(device).tolist()  # waits for the device's current stream
