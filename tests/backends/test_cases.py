@@ -12,9 +12,14 @@ from tkg.testing.cases import CASES, PROJECTION_CASES, select
 from tkg.testing.verify import block_truth, projection_truth
 
 BLOCK = [case for case in CASES if "ci" in case.tags]
+LARGE = ("smollm2-135m-prompt", "llama3-70b-tp8")  # smaller cases have all their options
 
 
-@pytest.mark.parametrize("case", BLOCK, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.repeats] if c.name in LARGE else []) for c in BLOCK],
+    ids=str,
+)
 def test_block_is_right(backend: str, case: Case) -> None:
     call = case.inputs()
     assert not failures(block_checks(backend, call, block_truth(call)))

@@ -20,10 +20,8 @@ from tkg.testing.case import PADDED, Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
 
 THREADS = (1, 2, 3, 8)
-DTYPES = (
-    *("float32", "bfloat16", "float8_e4m3"),
-    pytest.param("float8_e4m3fn", marks=pytest.mark.repeats),
-)
+OTHER_DTYPES = ("float32", "float8_e4m3", "float8_e4m3fn")
+DTYPES = ("bfloat16", *(pytest.param(n, marks=pytest.mark.repeats) for n in OTHER_DTYPES))
 
 
 threads_matter = pytest.mark.parametrize("backend", [b for b in BACKENDS if b == "cpu"])

@@ -18,9 +18,10 @@ from tkg.testing.placed import back, on
 from tkg.testing.problem import logical, new_slots
 from tkg.testing.verify import COMPUTES
 
+OTHER_DTYPES = ("float32", "float8_e4m3fn")
 DTYPES = (
-    *("float32", "bfloat16", "float8_e4m3"),
-    pytest.param("float8_e4m3fn", marks=pytest.mark.repeats),
+    *("bfloat16", "float8_e4m3"),
+    *(pytest.param(name, marks=pytest.mark.repeats) for name in OTHER_DTYPES),
 )
 
 

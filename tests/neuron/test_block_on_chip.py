@@ -43,6 +43,7 @@ def on_chip(case: Case, lnc: int) -> tuple[list[np.ndarray], dict[str, Any]]:
         out, _, _ = attention_block_tkg(
             put(sbm, resident), **given, **options, out_in_sb=True, sbm=sbm
         )
+        assert out is not None
         values = values_of(out)
         sbm.free(HEAP[case.projection])
         return values
@@ -122,6 +123,7 @@ def test_two_blocks_in_one_kernel(lnc: int) -> None:
         for K, V in (operands[-4:-2], operands[-2:]):
             given |= {"K_cache": K, "V_cache": V}
             out, _, _ = attention_block_tkg(**given, **options, out_in_sb=True, sbm=sbm)
+            assert out is not None
             found += [values_of(out), sbm.high_water]
             sbm.free("output_projection.out")
         return found
