@@ -14,7 +14,7 @@ demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer t
 
 test: $(VENV)/test.stamp  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
-	TRITON_INTERPRET=1 TKG_TEST_BACKENDS=cuda TKG_EXAMPLES=6 \
+	TRITON_INTERPRET=1 TKG_TEST_BACKENDS=cuda TKG_EXAMPLES=4 \
 	  $(BIN)/python -m pytest -n 2 --dist worksteal tests/backends tests/cli/test_verify.py -k cuda
 
 test-gpu:  ## the suite on this machine's GPU, and compute-sanitizer; nothing is built or installed

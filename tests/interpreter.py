@@ -13,7 +13,7 @@ from typing import Any
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-SWEEP_STEP = int(os.environ.get("TKG_SWEEP", "19" if INTERPRETED else "1"))
+SWEEP_STEP = int(os.environ.get("TKG_SWEEP", "59" if INTERPRETED else "1"))
 
 
 def swept(values: Iterable[Any]) -> list[Any]:

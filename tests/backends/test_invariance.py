@@ -125,7 +125,7 @@ def test_number_of_new_tokens_of_other_rows_and_their_values(backend: str, dtype
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("window", [None, pytest.param(300, marks=pytest.mark.repeats)])
 def test_pages_and_block_lengths(backend: str, dtype: str, window: int | None) -> None:
     flat = case(dtype, tokens=2, window=window).inputs()
     out = run(backend, flat)[0]
@@ -157,6 +157,7 @@ def test_context_of_the_mask(backend: str, dtype: str) -> None:
     assert same_bits(run(backend, call | {"attention_mask": bucket})[0], out)
 
 
+@pytest.mark.repeats
 def test_again_and_again(backend: str) -> None:
     call = case("bfloat16").inputs()
     first = on_threads(backend, 3, call)
