@@ -98,6 +98,7 @@ def test_batch_mates(backend: str, dtype: str, mask: bool, threads: int) -> None
     assert same_bits(run(backend, rows(call, order) | caches)[0], out[order])
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_batch_mates(backend: str, dtype: str) -> None:
     """A row alone, in a batch of 2, and in one that a kernel would tile.
