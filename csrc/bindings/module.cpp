@@ -9,6 +9,7 @@
 
 #include "core/calls.h"
 #include "core/machine.h"
+#include "core/panels.h"
 #include "core/team.h"
 #include "core/variant.h"
 #include "core/workspace.h"
@@ -83,6 +84,17 @@ void linear(Linear* self, nb::handle weight, DType dtype, std::int64_t in, nb::h
     self->bias = address(bias);
     self->column_scale = address(column_scale);
     self->input_scale = input_scale;
+}
+
+// Replaces a projection's weight by panels of it, in `memory`; leaves it as it is and returns false
+// where the kernels could not use them.
+bool use_panels(Linear& self, nb::handle memory) {
+    const Address panels = address(memory);
+    const nb::gil_scoped_release release;
+    if (!pack_panels(self, panels)) return false;
+    self.weight = panels;
+    self.panels = true;
+    return true;
 }
 
 void norm(Norm* self, nb::handle weight, float eps) { new (self) Norm{address(weight), eps}; }
@@ -166,7 +178,10 @@ NB_MODULE(_core, m) {
 
     nb::class_<Linear>(m, "Linear")
         .def("__init__", &linear, nb::arg("weight"), nb::arg("dtype"), nb::arg("in_features"),
-             nb::arg("bias").none(), nb::arg("column_scale").none(), nb::arg("input_scale"));
+             nb::arg("bias").none(), nb::arg("column_scale").none(), nb::arg("input_scale"))
+        .def("panel_bytes",
+             [](const Linear& self) { return panel_bytes(self.in, self.out, self.dtype); })
+        .def("use_panels", &use_panels, nb::arg("memory"));
     nb::class_<Norm>(m, "Norm").def("__init__", &norm, nb::arg("weight").none(), nb::arg("eps"));
     nb::class_<Layer>(m, "Layer")
         .def(nb::init<>())

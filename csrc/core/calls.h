@@ -20,13 +20,14 @@ enum class Rope : std::int32_t { none, half, interleaved };
 
 // y = x @ w * column_scale + bias. With input_scale > 0 (STATIC), x is rounded to FP8 first.
 struct Linear {
-    Address weight = 0;  // [in, out], rows contiguous
+    Address weight = 0;  // [in, out], rows contiguous; or panels of it
     DType dtype = DType::float32;
     std::int64_t in = 0, out = 0;
     std::int64_t row_stride = 0;  // elements
     Address bias = 0;             // [out] float32, or 0
     Address column_scale = 0;     // [out] float32, or 0
     float input_scale = 0;
+    bool panels = false;
 };
 
 // RMSNorm over a vector. Off if eps < 0; weight 0 means all ones.

@@ -37,7 +37,8 @@ void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old, int 
 
 }  // namespace
 
-Team::Team(int threads) : size_(threads), missing_(threads) {
+Team::Team(int threads)
+    : size_(threads), missing_(threads), taken_(static_cast<std::size_t>(threads)) {
     for (int i = 1; i < threads; ++i) threads_.emplace_back([this, i] { loop(i); });
 }
 
@@ -60,7 +61,6 @@ void Team::loop(int thread) {
 void Team::run(void (*work)(void*, int), void* context) {
     work_ = work;
     context_ = context;
-    count_.store(0, std::memory_order_relaxed);
     if (size_ > 1) {
         started_.fetch_add(1);
         started_.notify_all();
@@ -76,10 +76,23 @@ void Team::barrier() {
         return;
     }
     missing_.store(size_, std::memory_order_relaxed);
-    count_.store(0, std::memory_order_relaxed);
+    for (Taken& taken : taken_) taken.counts.store(0, std::memory_order_relaxed);
     // Sequentially consistent: it must not pass the look at who sleeps, inside notify_all.
     passed_.store(generation + 1);
     if (size_ > 1) passed_.notify_all();
+}
+
+std::int64_t Team::take(int owner, std::int64_t size, bool own) {
+    std::atomic<std::uint64_t>& counts = taken_[static_cast<std::size_t>(owner)].counts;
+    const auto pieces_left = [&](std::uint64_t taken) {
+        return static_cast<std::int64_t>((taken & 0xffffffffu) + (taken >> 32)) < size;
+    };
+    if (!pieces_left(counts.load(std::memory_order_relaxed))) return -1;
+    const std::uint64_t taken =
+        counts.fetch_add(own ? 1 : std::uint64_t{1} << 32, std::memory_order_relaxed);
+    if (!pieces_left(taken)) return -1;
+    return own ? static_cast<std::int64_t>(taken & 0xffffffffu)
+               : size - 1 - static_cast<std::int64_t>(taken >> 32);
 }
 
 Team& team() {

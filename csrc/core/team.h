@@ -24,11 +24,12 @@ public:
     // Runs work(context, thread) on every thread, 0 being the caller; returns when all are done.
     void run(void (*work)(void* context, int thread), void* context);
 
-    // Inside run: waits until every thread is here, and starts the shared count anew.
+    // Inside run: waits until every thread is here; the shares below start anew.
     void barrier();
 
-    // Inside run: the next number of a count that all threads share, from 0.
-    std::int64_t next() { return count_.fetch_add(1, std::memory_order_relaxed); }
+    // Inside run, of the `size` pieces that are a thread's share: the next one that nobody has
+    // taken, from the front for the thread itself, from the back for others; -1 if there is none.
+    std::int64_t take(int owner, std::int64_t size, bool own);
 
 private:
     void loop(int thread);
@@ -42,7 +43,11 @@ private:
     alignas(64) std::atomic<std::uint32_t> started_{0};  // runs so far
     alignas(64) std::atomic<std::uint32_t> passed_{0};   // barriers so far
     alignas(64) std::atomic<int> missing_;               // threads not yet at the barrier
-    alignas(64) std::atomic<std::int64_t> count_{0};
+    // Of each thread's share: pieces taken from the front, and from the back in the upper half.
+    struct alignas(64) Taken {
+        std::atomic<std::uint64_t> counts{0};
+    };
+    std::vector<Taken> taken_;
 };
 
 // The calling thread's own team of num_threads() threads, made when first needed. Each calling

@@ -40,8 +40,8 @@ struct BlockPlan {
 inline BlockPlan plan_block(const Layer& layer, const Step& step, int threads) {
     BlockPlan plan;
     plan.m = step.batch * step.tokens;
-    plan.qkv = plan_gemm(plan.m, layer.qkv.in, layer.qkv.out, threads);
-    plan.out = plan_gemm(plan.m, layer.q_heads * layer.d_head, layer.out.out, threads);
+    plan.qkv = plan_gemm(plan.m, layer.qkv, threads);
+    plan.out = plan_gemm(plan.m, layer.out, threads);
     plan.attention = plan_attention(layer, step);
     return plan;
 }
@@ -244,7 +244,7 @@ inline void gather_attention(const Projection& call, i64 m, float* x) {
 
 void output_projection(const Projection& call, Team& team, Workspace& workspace) {
     const i64 m = call.batch * call.tokens, k = call.linear.in;
-    const GemmPlan plan = plan_gemm(m, k, call.linear.out, team.size());
+    const GemmPlan plan = plan_gemm(m, call.linear, team.size());
     const i64 row_floats = round_up(max_of(k, finish_columns), 16);
     workspace.reset(bytes_of(plan.operand_floats(), 4) + bytes_of(plan.partial_floats(), 4) +
                     bytes_of(team.size() * row_floats, 4));

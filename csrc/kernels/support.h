@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/calls.h"
 #include "core/team.h"
@@ -53,10 +54,17 @@ public:
         for (i64 i = n * thread_ / team_.size(); i < end; ++i) f(i);
     }
 
-    // f(i) for 0 to n - 1, each taken by whichever thread is free; once between two barriers.
+    // f(i) for 0 to n - 1: this thread's even share in order, then what is left of the others' from
+    // the back. Neighbouring pieces mostly follow each other on one thread, which reads a stream;
+    // once between two barriers.
     template <class F>
     void share(i64 n, F&& f) {
-        for (i64 i = team_.next(); i < n; i = team_.next()) f(i);
+        const int threads = team_.size();
+        for (int step = 0; step < threads; ++step) {
+            const int owner = (thread_ + step) % threads;
+            const i64 begin = n * owner / threads, size = n * (owner + 1) / threads - begin;
+            for (i64 i; (i = team_.take(owner, size, step == 0)) >= 0;) f(begin + i);
+        }
     }
 
 private:
@@ -95,6 +103,32 @@ TKG_INLINE void prefetch(const void* p, i64 bytes) {
 
 // The lanes of a vector that fall into n elements from i on.
 inline int valid_lanes(i64 i, i64 n) { return static_cast<int>(min_of(lanes, n - i)); }
+
+// f(R, r) for groups of up to Max of `rows` rows, of nearly the same size: R rows (a constant) from
+// row r on.
+template <int Max, class F>
+inline void for_row_groups(i64 rows, F&& f) {
+    static_assert(Max <= 8);
+    const i64 groups = ceil_div(rows, Max);
+    i64 r = 0;
+    for (i64 group = 0; group < groups; ++group) {
+        const i64 count = rows * (group + 1) / groups - r;
+        const auto call = [&](auto size) {
+            if constexpr (size() <= Max) f(size, r);
+        };
+        switch (count) {
+            case 1: call(std::integral_constant<int, 1>{}); break;
+            case 2: call(std::integral_constant<int, 2>{}); break;
+            case 3: call(std::integral_constant<int, 3>{}); break;
+            case 4: call(std::integral_constant<int, 4>{}); break;
+            case 5: call(std::integral_constant<int, 5>{}); break;
+            case 6: call(std::integral_constant<int, 6>{}); break;
+            case 7: call(std::integral_constant<int, 7>{}); break;
+            case 8: call(std::integral_constant<int, 8>{}); break;
+        }
+        r += count;
+    }
+}
 
 }  // namespace
 }  // namespace tkg

@@ -14,8 +14,9 @@ struct Vec {
 };
 
 constexpr int lanes = 8;
-constexpr int gemm_rows = 2;  // rows of x a register tile holds: 2 * 4 accumulators of 16 registers
-constexpr int wide_rows = 1;  // the same, of a tile twice as wide
+// Register tiles: rows of x by 4 vectors of columns; rows by positions, and dot products, of
+// scores; rows, and sums, of weighted V.
+constexpr int gemm_rows = 2, dot_rows = 2, dot_sums = 8, attention_rows = 4, weigh_sums = 8;
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
@@ -32,6 +33,10 @@ inline float sum(Vec a) {
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 
+// to[i] = sum(c[i])
+inline void sum_each(const Vec* c, float* to) {
+    for (int i = 0; i < dot_sums; ++i) to[i] = sum(c[i]);
+}
 inline float largest(Vec a) {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
@@ -104,6 +109,38 @@ inline Vec load_n(const T* p, int n) {
     T all[lanes] = {};
     for (int i = 0; i < n; ++i) all[i] = p[i];
     return load(all);
+}
+
+// 32 columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.
+inline void load_strip(const float* row, int column, Vec* b) {
+    for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
+}
+inline void load_strip(const f16* row, int column, Vec* b) {
+    for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
+}
+inline void load_strip(const bf16* row, int column, Vec* b) {
+    const __m256i* p = reinterpret_cast<const __m256i*>(row + column);
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    for (int v = 0; v < 2; ++v) {
+        const __m256i pairs = _mm256_loadu_si256(p + v);
+        b[v] = {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))};
+        b[v + 2] = {_mm256_castsi256_ps(_mm256_and_si256(pairs, high))};
+    }
+}
+// A byte in the upper half of 16 bits, shifted right by one with its sign: float16 but for bit 14.
+inline __m256i half_of_high_bytes(__m256i x) {
+    return _mm256_and_si256(_mm256_srai_epi16(x, 1), _mm256_set1_epi16(static_cast<short>(0xbf80)));
+}
+template <class T>
+inline void load_strip(const T* row, int column, Vec* b) {
+    static_assert(sizeof(T) == 1);
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + column));
+    const __m256i low = half_of_high_bytes(_mm256_slli_epi16(pairs, 8));
+    const __m256i high = half_of_high_bytes(pairs);
+    b[0] = {_mm256_cvtph_ps(_mm256_castsi256_si128(low))};
+    b[1] = {_mm256_cvtph_ps(_mm256_extracti128_si256(low, 1))};
+    b[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(high))};
+    b[3] = {_mm256_cvtph_ps(_mm256_extracti128_si256(high, 1))};
 }
 
 }  // namespace

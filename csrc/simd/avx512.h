@@ -13,8 +13,9 @@ struct Vec {
 };
 
 constexpr int lanes = 16;
-constexpr int gemm_rows = 6;  // rows of x a register tile holds: 6 * 4 accumulators of 32 registers
-constexpr int wide_rows = 2;  // the same, of a tile twice as wide
+// Register tiles: rows of x by 4 vectors of columns; rows by positions, and dot products, of
+// scores; rows, and sums, of weighted V.
+constexpr int gemm_rows = 6, dot_rows = 4, dot_sums = 16, attention_rows = 8, weigh_sums = 16;
 
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
@@ -29,8 +30,8 @@ inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
-// Sixteen sums, each added up in the order of `sum`: halves, quarters, pairs.
-inline Vec sums_of_all(const Vec* c) {
+// to[i] = sum(c[i]), each added up in the order of `sum`: halves, quarters, pairs.
+inline void sum_each(const Vec* c, float* to) {
     const auto halves = [](__m512 a, __m512 b) {
         return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
     };
@@ -46,7 +47,8 @@ inline Vec sums_of_all(const Vec* c) {
         return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
     };
     const __m512 a = pairs(four[0], four[1]), b = pairs(four[2], four[3]);
-    return {_mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd))};
+    _mm512_storeu_ps(to,
+                     _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xdd)));
 }
 inline float largest(Vec a) { return _mm512_reduce_max_ps(a.v); }
 inline Vec round_nearest(Vec a) { return {_mm512_roundscale_ps(a.v, 0)}; }
@@ -91,8 +93,7 @@ constexpr short special_half(e4m3fn) { return 0x7e00; }
 // n <= 64 FP8 values as float16 of 2^-8 of their value; to holds 64.
 template <class T>
 inline void fp8_to_half(const T* p, int n, f16* to) {
-    const __mmask64 valid = n < 64 ? (1ull << n) - 1 : ~0ull;
-    const __m512i x = _mm512_maskz_loadu_epi8(valid, p);
+    const __m512i x = n == 64 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8((1ull << n) - 1, p);
     __m512i low = fp8_halves(_mm512_castsi512_si256(x));
     __m512i high = fp8_halves(_mm512_extracti64x4_epi64(x, 1));
     const __mmask64 special = special_bytes(x, T{});
@@ -139,6 +140,37 @@ inline Vec load(const e4m3fn* p) {
 }
 inline Vec load_n(const e4m3fn* p, int n) {
     return widen_fp8(_mm_maskz_loadu_epi8(first(n), p), e4m3fn{});
+}
+
+// The 64 columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.
+inline void load_strip(const float* row, int, Vec* b) {
+    for (int v = 0; v < 4; ++v) b[v] = load(row + v * lanes);
+}
+inline void load_strip(const f16* row, int, Vec* b) {
+    for (int v = 0; v < 4; ++v) b[v] = load(row + v * lanes);
+}
+inline void load_strip(const bf16* row, int, Vec* b) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    for (int v = 0; v < 4; v += 2) {
+        const __m512i pairs = _mm512_loadu_si512(row + v * lanes);
+        b[v] = {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))};
+        b[v + 1] = {_mm512_castsi512_ps(_mm512_and_si512(pairs, high))};
+    }
+}
+// A byte in the upper half of 16 bits, shifted right by one with its sign: float16 but for bit 14.
+inline __m512i half_of_high_bytes(__m512i x) {
+    return _mm512_and_si512(_mm512_srai_epi16(x, 1), _mm512_set1_epi16(static_cast<short>(0xbf80)));
+}
+template <class T>
+inline void load_strip(const T* row, int, Vec* b) {
+    static_assert(sizeof(T) == 1);
+    const __m512i pairs = _mm512_loadu_si512(row);
+    const __m512i low = half_of_high_bytes(_mm512_slli_epi16(pairs, 8));
+    const __m512i high = half_of_high_bytes(pairs);
+    b[0] = {_mm512_cvtph_ps(_mm512_castsi512_si256(low))};
+    b[1] = {_mm512_cvtph_ps(_mm512_castsi512_si256(high))};
+    b[2] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(low, 1))};
+    b[3] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(high, 1))};
 }
 
 }  // namespace

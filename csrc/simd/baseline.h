@@ -2,7 +2,10 @@
 // Arm. Multiply-adds are rounded twice.
 #pragma once
 
+#include <type_traits>
+
 #include "core/dtype.h"
+#include "core/panels.h"
 #include "simd/convert.h"
 
 namespace tkg {
@@ -16,8 +19,9 @@ struct Vec {
 };
 
 constexpr int lanes = 4;
-constexpr int gemm_rows = 2;  // rows of x a register tile holds: 2 * 4 accumulators of 16 registers
-constexpr int wide_rows = 1;  // the same, of a tile twice as wide
+// Register tiles: rows of x by 4 vectors of columns; rows by positions, and dot products, of
+// scores; rows, and sums, of weighted V.
+constexpr int gemm_rows = 2, dot_rows = 2, dot_sums = 8, attention_rows = 4, weigh_sums = 8;
 
 inline Vec zero() { return {Float4{0, 0, 0, 0}}; }
 inline Vec set1(float x) { return {Float4{x, x, x, x}}; }
@@ -33,6 +37,10 @@ inline Vec select_less(Vec x, Vec y, Vec a, Vec b) {
 }
 inline Vec max(Vec a, Vec b) { return select_less(b, a, b, a); }
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+// to[i] = sum(c[i])
+inline void sum_each(const Vec* c, float* to) {
+    for (int i = 0; i < dot_sums; ++i) to[i] = sum(c[i]);
+}
 inline float largest(Vec a) {
     const float x = a.v[0] > a.v[2] ? a.v[0] : a.v[2], y = a.v[1] > a.v[3] ? a.v[1] : a.v[3];
     return x > y ? x : y;
@@ -73,6 +81,19 @@ inline Vec load_n(const T* p, int n) {
 template <class T>
 inline void fp8_to_half(const T* p, int n, f16* to) {
     for (int i = 0; i < n; ++i) to[i] = half_of(p[i]);
+}
+
+// Sixteen columns of a panel's row; FP8 as 2^-8 of the value.
+template <class T>
+inline void load_strip(const T* row, int column, Vec* b) {
+    constexpr bool in_order = sizeof(T) == 4 || std::is_same_v<T, f16>;
+    for (int i = 0; i < 16; ++i) {
+        const T x = row[in_order ? column + i : place_of_pair(column + i)];
+        if constexpr (sizeof(T) == 1)
+            b[i / lanes].v[i % lanes] = to_float(half_of(x));
+        else
+            b[i / lanes].v[i % lanes] = to_float(x);
+    }
 }
 
 }  // namespace

@@ -14,16 +14,6 @@
 namespace tkg {
 namespace {
 
-// to[i] = sum(c[i]) for N vectors.
-template <int N>
-inline void sum_each(const Vec* c, float* to) {
-    int i = 0;
-#if defined(TKG_ISA_AVX512)
-    for (; i + lanes <= N; i += lanes) store(to + i, sums_of_all(c + i));
-#endif
-    for (; i < N; ++i) to[i] = sum(c[i]);
-}
-
 // exp(x) for x <= 0, within 2 units in the last place; 0 below -87.3 (the smallest normal
 // float32), -inf included. x = n ln 2 + r, exp(x) = 2^n exp(r), exp(r) by its Taylor series to
 // degree 7 on |r| <= ln(2) / 2 (remainder below 2^-27).

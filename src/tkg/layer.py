@@ -44,6 +44,9 @@ class AttentionBlock:
         hidden_dim_actual: true hidden size where the hidden states are padded.
         backend: as in `attention_block_tkg`.
 
+    The cpu backend copies the weights of `qkv` and `out`, in the order in which it reads them, and
+    keeps no reference to the arrays given; the others use those.
+
     Raises:
         ValueError, TypeError: the layer is illegal; all broken rules.
         Unsupported: the named backend cannot run here.
@@ -83,7 +86,7 @@ class AttentionBlock:
         rules.raise_broken()
         chosen = registry.choose_for(backend, qkv.weight.device, "AttentionBlock")
         self.backend = chosen.name
-        self.block = replace(block, prepared=registry.load(chosen).prepare(block))
+        self.block = registry.load(chosen).prepare(block)
 
     def __call__(
         self,
@@ -161,6 +164,8 @@ class Projection:
         linear: the weight `[in, out]`, its bias and scales.
         backend: as in `attention_block_tkg`.
 
+    The cpu backend copies the weight, as `AttentionBlock` does.
+
     Raises:
         ValueError, TypeError: the projection is illegal; all broken rules.
         Unsupported: the named backend cannot run here.
@@ -172,7 +177,7 @@ class Projection:
         rules.raise_broken()
         chosen = registry.choose_for(backend, linear.weight.device, "Projection")
         self.backend = chosen.name
-        self.linear = replace(linear, prepared=registry.load(chosen).prepare(linear))
+        self.linear = registry.load(chosen).prepare(linear)
 
     def __call__(self, x: AnyArray) -> Any:
         """Project `x` `[..., in]`; returns `[..., out]` in x's dtype.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/panels.h"
 #include "core/variant.h"
 #include "simd/convert.h"
 
@@ -264,6 +265,17 @@ void fill(Linear& linear, Tensor& weight, i64 in, i64 out) {
     linear.row_stride = out;
 }
 
+// The same projection from weights that lie as panels; `storage` keeps them.
+Linear as_panels(const Linear& plain, std::vector<unsigned char>& storage) {
+    const i64 bytes = panel_bytes(plain.in, plain.out, plain.dtype);
+    storage.resize(static_cast<std::size_t>(bytes));
+    Linear linear = plain;
+    linear.weight = address(storage);
+    linear.panels = true;
+    CHECK(pack_panels(plain, linear.weight), "panels of finite weights");
+    return linear;
+}
+
 void check_block(const char* isa) {
     Problem p{Case{}};
     const Case& c = p.c;
@@ -306,6 +318,13 @@ void check_block(const char* isa) {
     Workspace workspace;
     Team team(static_cast<int>(c.threads));
     variant().attention_block(layer, step, team, workspace);
+    const std::vector<float> from_plain = out;
+    std::vector<unsigned char> qkv_panels, out_panels;
+    layer.qkv = as_panels(layer.qkv, qkv_panels);
+    layer.out = as_panels(layer.out, out_panels);
+    variant().attention_block(layer, step, team, workspace);
+    CHECK(std::memcmp(out.data(), from_plain.data(), out.size() * sizeof(float)) == 0,
+          "%s %s: other bits from panels", isa, c.text().c_str());
 
     const Reference expected = reference(untouched, k_new, v_new);
     double worst = 0;
@@ -363,6 +382,12 @@ void check_projection(const char* isa) {
     Workspace workspace;
     Team team(static_cast<int>(pick(1, 3)));
     variant().output_projection(call, team, workspace);
+    const std::vector<unsigned char> from_plain = result.bytes;
+    std::vector<unsigned char> panels;
+    call.linear = as_panels(call.linear, panels);
+    variant().output_projection(call, team, workspace);
+    CHECK(result.bytes == from_plain, "%s projection %lldx%lld: other bits from panels", isa,
+          (long long)in, (long long)out);
     const double step = x.dtype == DType::float32 ? 1e-5 : x.dtype == DType::float16 ? 1e-3 : 8e-3;
     for (i64 m = 0; m < rows; ++m)
         for (i64 n = 0; n < out; ++n) {
@@ -375,9 +400,31 @@ void check_projection(const char* isa) {
         }
 }
 
+void check_special_weights() {
+    const struct {
+        DType dtype;
+        unsigned char bits;
+        bool usable;
+    } cases[] = {{DType::float8_e4m3, 0x77, true},
+                 {DType::float8_e4m3, 0xf8, false},
+                 {DType::float8_e4m3fn, 0x7e, true},
+                 {DType::float8_e4m3fn, 0xff, false},
+                 {DType::bfloat16, 0xff, true}};
+    for (const auto& c : cases) {
+        Tensor weight(c.dtype, 3 * 70, 1);
+        weight.bytes[2 * 70 + 65] = c.bits;
+        Linear plain;
+        fill(plain, weight, 3, 70);
+        std::vector<unsigned char> panels(
+            static_cast<std::size_t>(panel_bytes(plain.in, plain.out, plain.dtype)));
+        CHECK(pack_panels(plain, address(panels)) == c.usable, "weight %#x", c.bits);
+    }
+}
+
 }  // namespace
 
 int main() {
+    check_special_weights();
     std::istringstream names(runnable_isas());
     for (std::string isa; names >> isa;) {
         CHECK(set_isa(isa.c_str()), "%s", isa.c_str());

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/panels.h"
 #include "core/variant.h"
 #include "simd/convert.h"
 
@@ -137,21 +138,43 @@ void check_reductions() {
     for (int i = 0; i < lanes; ++i) expected += x[i] = static_cast<float>(i * i - 20);
     CHECK(sum(load(x)) == expected, "sum");
     CHECK(largest(load(x)) == x[lanes - 1], "largest");
-    constexpr int count = 19;  // more than a vector, and some left over
-    Vec c[count];
-    float each[count];
-    for (int i = 0; i < count; ++i) {
+    Vec c[dot_sums];
+    float each[dot_sums];
+    for (int i = 0; i < dot_sums; ++i) {
         float lane[lanes];
         for (int j = 0; j < lanes; ++j) lane[j] = std::sin(static_cast<float>(i * lanes + j));
         c[i] = load(lane);
     }
-    sum_each<count>(c, each);
-    for (int i = 0; i < count; ++i) CHECK(each[i] == sum(c[i]), "sum_each %d", i);
+    sum_each(c, each);
+    for (int i = 0; i < dot_sums; ++i) CHECK(each[i] == sum(c[i]), "sum_each %d", i);
     for (int n = 0; n <= lanes; ++n) {
         std::vector<float> out(static_cast<std::size_t>(n), -1.0f);
         store_n(out.data(), load(x), n);
         for (int i = 0; i < n; ++i)
             CHECK(out[static_cast<std::size_t>(i)] == x[i], "store_n %d", n);
+    }
+}
+
+// Strips of a panel's row are its columns in order; FP8 as 2^-8 of the value.
+template <class T>
+void check_strips(const char* name, DType dtype) {
+    T row[panel_columns], panel[panel_columns];
+    for (int i = 0; i < panel_columns; ++i) from_float(static_cast<float>(i - 20), row + i);
+    Linear plain;
+    plain.weight = reinterpret_cast<Address>(row);
+    plain.dtype = dtype;
+    plain.in = 1;
+    plain.out = plain.row_stride = panel_columns;
+    pack_panels(plain, reinterpret_cast<Address>(panel));
+    constexpr int strip = 4 * lanes;
+    for (int column = 0; column < panel_columns; column += strip) {
+        Vec b[4];
+        float got[strip];
+        load_strip(panel, column, b);
+        for (int v = 0; v < 4; ++v) store(got + v * lanes, b[v]);
+        for (int i = 0; i < strip; ++i)
+            CHECK(got[i] * (sizeof(T) == 1 ? 256.0f : 1.0f) == to_float(row[column + i]),
+                  "%s column %d", name, column + i);
     }
 }
 
@@ -184,6 +207,11 @@ int main() {
     check_narrowing<e4m3fn>("float8_e4m3fn", 4, 3, 0x77, true);
     check_exp();
     check_reductions();
+    check_strips<float>("float32", DType::float32);
+    check_strips<f16>("float16", DType::float16);
+    check_strips<bf16>("bfloat16", DType::bfloat16);
+    check_strips<e4m3>("float8_e4m3", DType::float8_e4m3);
+    check_strips<e4m3fn>("float8_e4m3fn", DType::float8_e4m3fn);
     std::printf("%s: %d failures\n", isa(), failures);
     return failures != 0;
 }

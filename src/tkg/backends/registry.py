@@ -3,7 +3,7 @@
 A backend is a module with:
     unavailable() -> str | None                     why it cannot run here, or None
     unsupported(call) -> list[str]                  why it cannot run this legal call
-    prepare(part) -> Any                            its own form of a Block or Linear, made once
+    prepare(part) -> part                           a Block or Linear in its own form, made once
     attention_block(call) -> BlockOutput            run a BlockCall
     output_projection(call) -> array                run a ProjectionCall
 and, where its arrays are not always on the device that the table names:

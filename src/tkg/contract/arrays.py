@@ -83,7 +83,7 @@ class Array:
         dtype: NumPy's name of the element type.
         kind: `"numpy"`, `"torch"` or `"spec"` (a description without data).
         device: `"cpu"`, or torch's device string; `"none"` for a description.
-        source: the user's own object, returned to them when it is an output.
+        source: the user's own object, returned to them when it is an output; `None` if released.
     """
 
     shape: tuple[int, ...]
@@ -108,6 +108,10 @@ class Array:
     @property
     def writable(self) -> bool:
         return self.kind != "numpy" or self.source.flags.writeable
+
+    def released(self) -> Array:
+        """The same array without its values: its owner may free them."""
+        return Array(self.shape, self.dtype, self.kind, self.device, None)
 
     def numpy(self) -> np.ndarray:
         """A NumPy view of the same memory. Only for arrays on the host."""

@@ -81,11 +81,7 @@ class Model:
         self.norm = weights.vector("model.norm.weight", config.hidden)
         output = weights.linear([head], config.hidden, [config.vocabulary])
         self.lm_head = tkg.Projection(output, backend)
-        shared = config.tied and output.quantization is tkg.QuantizationType.NONE
-        shape = (config.vocabulary, config.hidden)
-        self.embedding = (
-            output.weight.numpy().T if shared else weights.matrix(f"{table}.weight", shape)
-        )
+        self.embedding = weights.matrix(f"{table}.weight", (config.vocabulary, config.hidden))
 
     def forward(
         self, tokens: np.ndarray, positions: np.ndarray, caches: Sequence[tkg.KVCache]

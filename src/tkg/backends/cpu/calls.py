@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tkg.backends.cpu.library import core
-from tkg.backends.cpu.parts import core_dtype, float32, prepare
+from tkg.backends.cpu.parts import core_dtype, float32, plain
 from tkg.contract import dtypes
 from tkg.contract.arrays import Array
 from tkg.contract.block import BlockCall
@@ -16,7 +16,7 @@ from tkg.contract.projection import ProjectionCall
 def attention_block(call: BlockCall) -> BlockOutput:
     """Run a block call; updates the caches in place if it says so."""
     block, cache, x = call.block, call.cache, call.x
-    layer = block.prepared or prepare(block)
+    layer = block.prepared or plain(block)
     heads, table, scale = block.heads, cache.block_table, cache.scale
     out = np.empty(call.out_shape(), dtypes.NUMPY[x.dtype])
     new = np.empty(
@@ -58,7 +58,7 @@ def _table(table: Array) -> np.ndarray:
 
 def output_projection(call: ProjectionCall) -> np.ndarray:
     """Run a projection call."""
-    linear = call.projection.prepared or prepare(call.projection)
+    linear = call.projection.prepared or plain(call.projection)
     out = np.empty(call.out_shape(), dtypes.NUMPY[call.attention.dtype])
     core().output_projection(
         linear.part,

@@ -47,7 +47,7 @@ def _weight_reasons(name: str, linear: Linear) -> list[str]:
 
 
 def _innermost_contiguous(array: Array) -> bool:
-    if array.kind == "spec" or array.shape[-1] == 1:
+    if array.kind == "spec" or array.source is None or array.shape[-1] == 1:
         return True
     view = array.numpy()
     return view.strides[-1] == view.itemsize

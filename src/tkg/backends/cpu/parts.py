@@ -1,14 +1,15 @@
 """Layers and projections in the core's form.
 
-Weights stay where they are; what is small becomes float32. A `Prepared` object keeps alive every
-array that the core's form points into.
+A single call uses weights where they are. The object API has them rewritten once as panels, in the
+order in which the core reads them (csrc/core/panels.h), and lets go of the originals. What is small
+becomes float32. A `Prepared` object keeps alive every array that the core's form points into.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,13 +17,25 @@ from tkg.backends.cpu.library import core
 from tkg.contract.arrays import Array
 from tkg.contract.block import Block, Linear, QKNorm
 
+P = TypeVar("P", Block, Linear)
+
+CACHE_LINE = 64
+"""Bytes; panels begin at one."""
+
 
 @dataclass
 class Prepared:
-    """The core's `Layer` or `Linear`, and the arrays that it points into."""
+    """The core's `Layer` or `Linear`, and the arrays that it points into.
 
+    Attributes:
+        panels: rewrite weights as panels.
+        rewritten: the projections for which that was done.
+    """
+
+    panels: bool
     part: Any = None
     arrays: list[np.ndarray] = field(default_factory=list)
+    rewritten: list[Linear] = field(default_factory=list)
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The same array, kept alive from now on."""
@@ -45,9 +58,33 @@ def core_dtype(name: str) -> Any:
     return getattr(core().DType, name)
 
 
-def prepare(part: Block | Linear) -> Prepared:
-    """The core's form of a block or a projection."""
-    prepared = Prepared()
+def plain(part: Block | Linear) -> Prepared:
+    """The core's form of a block or a projection, with the weights where they are."""
+    return _prepared(part, panels=False)
+
+
+def prepare(part: P) -> P:
+    """The same part with weights of its own, as panels; the arrays given may be freed.
+
+    An FP8 weight that holds an infinity or NaN stays as it is.
+    """
+    prepared = _prepared(part, panels=True)
+    if isinstance(part, Linear):
+        return replace(_released(part, prepared), prepared=prepared)
+    qkv = _released(part.qkv, prepared)
+    out = None if part.out is None else _released(part.out, prepared)
+    return replace(part, qkv=qkv, out=out, prepared=prepared)
+
+
+def _released(linear: Linear, prepared: Prepared) -> Linear:
+    """The projection without its weight's values, if they are in panels."""
+    if not any(linear is other for other in prepared.rewritten):
+        return linear
+    return replace(linear, weight=linear.weight.released())
+
+
+def _prepared(part: Block | Linear, panels: bool) -> Prepared:
+    prepared = Prepared(panels)
     if isinstance(part, Linear):
         features, columns = part.weight.shape
         prepared.part = _linear(prepared, part, features, (columns,))
@@ -81,15 +118,32 @@ def _layer(prepared: Prepared, block: Block) -> Any:
 
 
 def _linear(prepared: Prepared, linear: Linear, rows: int, sections: tuple[int, ...]) -> Any:
-    scale = linear.column_scale(sections)
-    return core().Linear(
-        prepared.keep(linear.weight.numpy()),
+    scale, weight = linear.column_scale(sections), linear.weight.numpy()
+    if prepared.panels and weight.strides[-1] != weight.itemsize:
+        weight = np.ascontiguousarray(weight)
+    part = core().Linear(
+        weight,
         core_dtype(linear.weight.dtype),
         in_features=rows,
         bias=prepared.vector(linear.bias),
         column_scale=None if scale is None else prepared.keep(float32(scale)),
         input_scale=linear.input_scale_value() or 0.0,
     )
+    if prepared.panels:
+        memory = _aligned(part.panel_bytes())
+        if part.use_panels(memory):
+            prepared.keep(memory)
+            prepared.rewritten.append(linear)
+            return part
+    prepared.keep(weight)
+    return part
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Memory that begins at a cache line."""
+    memory = np.empty(size + CACHE_LINE - 1, np.uint8)
+    skip = -memory.ctypes.data % CACHE_LINE
+    return memory[skip : skip + size]
 
 
 def _qk_norm(prepared: Prepared, norm: QKNorm) -> tuple[Any, Any]:

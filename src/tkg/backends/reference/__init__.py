@@ -39,9 +39,9 @@ def unsupported(call: Call) -> list[str]:
     return []
 
 
-def prepare(part: Any) -> None:
+def prepare(part: Any) -> Any:
     """It needs nothing prepared."""
-    del part
+    return part
 
 
 def attention_block(call: BlockCall) -> BlockOutput:

@@ -1,0 +1,83 @@
+// How the attention of a call is cut into pieces of work.
+//
+// The positions of a row of the batch are cut into splits at fixed logical positions (the new
+// tokens are the last split), splits into tiles at fixed logical positions. Both depend on the
+// row's own length, the heads and S alone: the bits of a row do not depend on threads, batch-mates
+// or where its pages lie.
+#pragma once
+
+#include "kernels/support.h"
+
+namespace tkg {
+namespace {
+
+constexpr int max_block_rows = 32;  // rows a task
+constexpr i64 min_split_len = 256;  // positions a split, for up to max_block_rows rows
+
+// A piece of work: one split of one row of the batch, for one KV head.
+struct Unit {
+    i64 batch, kv_head;
+    i64 first, last;  // cache positions; the new tokens if is_new
+    bool is_new;
+};
+
+struct AttentionPlan {
+    i64 group, rows, row_blocks, split_len;
+    i64 units = 0;
+    Unit* unit = nullptr;
+    i64* unit_begin = nullptr;  // [batch * kv_heads + 1] into unit
+    float* m = nullptr;         // [units, rows]
+    float* l = nullptr;         // [units, rows]
+    float* acc = nullptr;       // [units, rows, d]
+    i64 tasks() const { return units * row_blocks; }
+};
+
+inline i64 row_start(const Step& step, i64 b) {
+    return step.start ? at<const i64>(step.start)[b] : 0;
+}
+
+// Cache positions of a row of the batch that some new token may attend to: [first, last).
+inline void position_range(const Layer& layer, const Step& step, i64 b, i64* first, i64* last) {
+    *first = 0;
+    *last = step.prior;
+    if (!step.start) return;
+    *last = row_start(step, b);
+    if (layer.window) *first = max_of(0, *last - layer.window + 1);
+}
+
+template <class F>
+inline void for_each_split(const AttentionPlan& plan, const Layer& layer, const Step& step, i64 b,
+                           F&& f) {
+    if (row_start(step, b) < 0) return;  // a padded row
+    i64 first, last;
+    position_range(layer, step, b, &first, &last);
+    for (i64 begin = first / plan.split_len * plan.split_len; begin < last; begin += plan.split_len)
+        f(max_of(begin, first), min_of(begin + plan.split_len, last), false);
+    f(0, step.tokens, true);
+}
+
+inline AttentionPlan plan_attention(const Layer& layer, const Step& step) {
+    AttentionPlan plan;
+    plan.group = layer.q_heads / layer.kv_heads;
+    plan.rows = plan.group * step.tokens;
+    plan.row_blocks = ceil_div(plan.rows, max_block_rows);
+    plan.split_len = min_split_len * plan.row_blocks;
+    for (i64 b = 0; b < step.batch; ++b)
+        for_each_split(plan, layer, step, b, [&](i64, i64, bool) { plan.units += layer.kv_heads; });
+    return plan;
+}
+
+inline void list_units(AttentionPlan& plan, const Layer& layer, const Step& step) {
+    i64 n = 0, row = 0;
+    for (i64 b = 0; b < step.batch; ++b)
+        for (i64 kv = 0; kv < layer.kv_heads; ++kv) {
+            plan.unit_begin[row++] = n;
+            for_each_split(plan, layer, step, b, [&](i64 first, i64 last, bool is_new) {
+                plan.unit[n++] = Unit{b, kv, first, last, is_new};
+            });
+        }
+    plan.unit_begin[row] = n;
+}
+
+}  // namespace
+}  // namespace tkg

@@ -1,0 +1,115 @@
+// The scores of a tile: s[r][i] = q[r] . k[i], q being scaled already.
+//
+// K has d contiguous, mostly; then lanes are elements of d, and several dot products are added up
+// over their lanes at once. In a transposed cache positions are contiguous, and so they are the
+// lanes.
+#pragma once
+
+#include "kernels/attention_tile.h"
+
+namespace tkg {
+namespace {
+
+constexpr int max_d_head = 512;
+// Rows of K or V that will be needed next: `bytes` of each from `first` on.
+template <class T>
+struct Upcoming {
+    const T* const* row;
+    int count;
+    i64 first, bytes;
+
+    TKG_INLINE void fetch(int i) const {
+        if (i < count) prefetch(reinterpret_cast<const char*>(row[i]) + first, bytes);
+    }
+    // One of `parts` parts of each row, whole cache lines.
+    Upcoming part(i64 index, i64 parts) const {
+        const i64 size = round_up(ceil_div(bytes, parts), 64), begin = index * size;
+        return {row, count, first + begin, min_of(size, bytes - begin)};
+    }
+};
+
+// Positions beside each other in a register tile of R rows.
+template <int R>
+constexpr int dot_positions = R == 1   ? dot_sums
+                              : R == 2 ? dot_sums / 2
+                                       : dot_sums / 4;
+
+// scores[r][i] for R rows and as many positions as a tile has: one dot product over d each. d is a
+// multiple of lanes, or there is a Tail.
+template <int R, bool Tail, class T>
+TKG_INLINE void dot_tile(const float* q, const T* const* k, i64 d, float* scores) {
+    constexpr int N = dot_positions<R>;
+    Vec c[R][N];
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < N; ++i) c[r][i] = zero();
+    for (i64 j = 0; j < d; j += lanes) {
+        const int n = Tail ? valid_lanes(j, d) : lanes;
+        Vec key[N];
+        for (int i = 0; i < N; ++i) key[i] = Tail ? load_n(k[i] + j, n) : load(k[i] + j);
+        for (int r = 0; r < R; ++r) {
+            const Vec query = Tail ? load_n(q + r * d + j, n) : load(q + r * d + j);
+            for (int i = 0; i < N; ++i) c[r][i] = fma(query, key[i], c[r][i]);
+        }
+    }
+    Vec all[dot_sums];
+    for (int i = 0; i < dot_sums; ++i) all[i] = c[i / N % R][i % N];
+    alignas(64) float sums[dot_sums];
+    sum_each(all, sums);
+    for (int r = 0; r < R; ++r)
+        __builtin_memcpy(scores + r * tile_len, sums + r * N, N * sizeof(float));
+}
+
+// K with d contiguous. The first rows ask for what comes next. Behind the last of the `count`
+// positions some scores are written that mean nothing.
+template <class T, class Next>
+inline void score_tile(const float* q, int rows, const T* const* k, int count, i64 d, float* scores,
+                       Next next) {
+    for_row_groups<dot_rows>(rows, [&](auto group, i64 r) {
+        constexpr int N = dot_positions<group()>;
+        for (int i = 0; i < count; i += N) {
+            const T* some[N];
+            for (int p = 0; p < N; ++p) {
+                next.fetch(i + p);
+                some[p] = k[min_of(i + p, count - 1)];
+            }
+            if (d % lanes)
+                dot_tile<group(), true>(q + r * d, some, d, scores + r * tile_len + i);
+            else
+                dot_tile<group(), false>(q + r * d, some, d, scores + r * tile_len + i);
+        }
+        next.count = 0;
+    });
+}
+
+// Scores of n positions beside each other, `stride` elements from one element of d to the next.
+template <int R, class T>
+inline void dot_tile_transposed(const float* q, const T* k, i64 stride, int n, i64 d,
+                                float* scores) {
+    Vec c[R];
+    for (int r = 0; r < R; ++r) c[r] = zero();
+    for (i64 j = 0; j < d; ++j) {
+        const Vec key = load_n(k + j * stride, n);
+        for (int r = 0; r < R; ++r) c[r] = fma(set1(q[r * d + j]), key, c[r]);
+    }
+    for (int r = 0; r < R; ++r) store(scores + r * tile_len, c[r]);
+}
+
+// K with positions contiguous (transposed cache). Positions that are not listed are computed and
+// dropped.
+template <class T>
+inline void score_tile_transposed(const float* q, int rows, const Tile<T>& tile, i64 d,
+                                  i64 d_stride, float* scores) {
+    const int first = tile.position[0], end = tile.position[tile.count - 1] + 1;
+    const T* base = tile.k[0] - first;
+    for (int p = first / lanes * lanes; p < end; p += lanes)
+        for_row_groups<attention_rows>(rows, [&](auto group, i64 r) {
+            dot_tile_transposed<group()>(q + r * d, base + p, d_stride, valid_lanes(p, end), d,
+                                         scores + r * tile_len + p);
+        });
+    for (int r = 0; r < rows; ++r)
+        for (int i = 0; i < tile.count; ++i)
+            scores[r * tile_len + i] = scores[r * tile_len + tile.position[i]];
+}
+
+}  // namespace
+}  // namespace tkg

@@ -1,0 +1,142 @@
+// From scores to weights, and the weighted sum of V: what a tile adds to the rows' m, l and acc.
+//
+//   m' = max(m, max s)    p = exp(s - m')    l = l exp(m - m') + sum p
+//   acc = acc exp(m - m') + p v
+#pragma once
+
+#include "kernels/attention_scores.h"
+
+namespace tkg {
+namespace {
+
+constexpr float minus_infinity = -__builtin_inff();
+
+// Scores [rows, count] become weights, m and l are brought up to date, factor[r] is what acc must
+// be multiplied by.
+inline void softmax_tile(float* scores, int rows, int count, float* m, float* l, float* factor) {
+    float shift[max_block_rows];
+    for (int r = 0; r < rows; ++r) {
+        float* row = scores + r * tile_len;
+        for (int i = count; i % lanes; ++i) row[i] = minus_infinity;
+        Vec top = load(row);
+        for (int i = lanes; i < count; i += lanes) top = max(top, load(row + i));
+        const float tile_m = largest(top), new_m = tile_m > m[r] ? tile_m : m[r];
+        shift[r] = new_m == minus_infinity ? 0.0f : new_m;
+        factor[r] = m[r] - shift[r];
+        m[r] = new_m;
+    }
+    for (int r = 0; r < rows; r += lanes) {
+        const int n = valid_lanes(r, rows);
+        store_n(factor + r, exp_nonpositive(load_n(factor + r, n)), n);
+    }
+    for (int r = 0; r < rows; ++r) {
+        float* row = scores + r * tile_len;
+        Vec total = zero();
+        for (int i = 0; i < count; i += lanes) {
+            const Vec p = exp_nonpositive(sub(load(row + i), set1(shift[r])));
+            store(row + i, p);
+            total = add(total, p);
+        }
+        l[r] = l[r] * factor[r] + sum(total);
+    }
+}
+
+// acc[r] = acc[r] * factor[r] + sum over positions of p[r][i] * v[i], for R rows and NV vectors of
+// d from j on; of the last one, n lanes if Tail.
+template <int R, int NV, bool Tail, class T, class Next>
+inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int n,
+                       const float* factor, float* acc, i64 d, const Next& next) {
+    Vec c[R][NV];
+    for (int r = 0; r < R; ++r)
+        for (int x = 0; x < NV; ++x) {
+            const float* from = acc + r * d + j + x * lanes;
+            c[r][x] = mul(Tail ? load_n(from, n) : load(from), set1(factor[r]));
+        }
+    for (int i = 0; i < count; ++i) {
+        next.fetch(i);
+        Vec value[NV];
+        for (int x = 0; x < NV; ++x)
+            value[x] = Tail ? load_n(v[i] + j, n) : load(v[i] + j + x * lanes);
+        for (int r = 0; r < R; ++r) {
+            const Vec weight = set1(p[r * tile_len + i]);
+            for (int x = 0; x < NV; ++x) c[r][x] = fma(weight, value[x], c[r][x]);
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int x = 0; x < NV; ++x) {
+            float* to = acc + r * d + j + x * lanes;
+            if (Tail)
+                store_n(to, c[r][x], n);
+            else
+                store(to, c[r][x]);
+        }
+}
+
+// Vectors of d beside each other in a register tile of R rows.
+template <int R>
+constexpr int weigh_vecs = R <= weigh_sums / 8   ? 8
+                           : R <= weigh_sums / 4 ? 4
+                                                 : 2;
+
+template <int R, class T, class Next>
+inline void weigh_rows(const float* p, const T* const* v, int count, const float* factor,
+                       float* acc, i64 d, const Next& next) {
+    constexpr int vecs = weigh_vecs<R>;
+    const i64 wide = d / (vecs * lanes), parts = max_of(1, wide);
+    i64 j = 0;
+    for (i64 i = 0; i < wide; ++i, j += vecs * lanes)
+        weigh_tile<R, vecs, false>(p, v, count, j, 0, factor, acc, d, next.part(i, parts));
+    Next rest = next;
+    if (wide) rest.count = 0;
+    for (; j + lanes <= d; j += lanes, rest.count = 0)
+        weigh_tile<R, 1, false>(p, v, count, j, 0, factor, acc, d, rest);
+    if (j < d) weigh_tile<R, 1, true>(p, v, count, j, valid_lanes(j, d), factor, acc, d, rest);
+}
+
+// One row over the positions that it may attend to, for tiles where rows differ.
+template <class T, class V>
+inline int pick_allowed(const Tile<T>& tile, int r, float* scores, const V* const* from,
+                        const V** v) {
+    int n = 0;
+    for (int i = 0; i < tile.count; ++i)
+        if (tile.may[r][i]) {
+            scores[n] = scores[i];
+            v[n++] = from[i];
+        }
+    return n;
+}
+
+// What the rows of a task have collected so far.
+struct Collected {
+    float *m, *l, *acc;
+};
+
+// A tile's scores into the rows' sums; v are the tile's rows of V. The first rows ask for what
+// comes next.
+template <class T, class V, class Next>
+inline void attend_tile(const Task<T>& task, const Tile<T>& tile, const V* const* v, float* scores,
+                        const Collected& to, Next next) {
+    const i64 d = task.layer.d_head;
+    float factor[max_block_rows];
+    if (tile.partial) {
+        for (int r = 0; r < task.rows; ++r) {
+            const V* allowed[tile_len];
+            float* p = scores + r * tile_len;
+            const int count = pick_allowed(tile, r, p, v, allowed);
+            if (!count) continue;
+            softmax_tile(p, 1, count, to.m + r, to.l + r, factor);
+            weigh_rows<1>(p, allowed, count, factor, to.acc + r * d, d, next);
+            next.count = 0;
+        }
+        return;
+    }
+    softmax_tile(scores, task.rows, tile.count, to.m, to.l, factor);
+    for_row_groups<attention_rows>(task.rows, [&](auto group, i64 r) {
+        weigh_rows<group()>(scores + r * tile_len, v, tile.count, factor + r, to.acc + r * d, d,
+                            next);
+        next.count = 0;
+    });
+}
+
+}  // namespace
+}  // namespace tkg
