@@ -96,9 +96,10 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
             score_tile_transposed(query, rows, tile, d, step.k.d_stride, scores);
         else
             score_tile(query, rows, rows_of_tile.of(tile.k, tile.count, d), tile.count, d, scores,
-                       Upcoming<T>{tile.v, tile.count, 0, row_bytes});
+                       tile.v);
         const Upcoming<T> keys{next.k, transposed ? 0 : next.count, 0, row_bytes};
         attend_tile(task, tile, rows_of_tile.of(tile.v, tile.count, d), scores, {m, l, acc}, keys);
+        for (int i = tile.count; i < keys.count; ++i) keys.fetch(i);
     }
 }
 
