@@ -43,6 +43,15 @@ def measured_now() -> Ceilings:
     return Ceilings(cpu.measure_read_bandwidth(), cpu.measure_fma_rate())
 
 
+def read_bandwidth_now() -> float:
+    """What memory gives at this moment, bytes a second: the best of a few passes.
+
+    Raises:
+        RuntimeError: there is no C++ core.
+    """
+    return cpu.measure_read_bandwidth(repeats=3)
+
+
 @functools.cache
 def _measured(threads: int) -> Ceilings:
     del threads  # the key of the cache; the core reads its own setting

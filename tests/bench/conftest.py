@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tkg import machine
 from tkg.bench import rotation, workloads
 from tkg.machine import Ceilings
 from tkg.testing.case import Case
@@ -30,7 +31,8 @@ CEILINGS = Ceilings(bytes_per_second=20e9, flops_per_second=300e9)
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny layers as workloads, on a machine with a small last-level cache."""
+    """The tiny layers as workloads, on a machine with a small last-level cache and slow memory."""
     for name, case in TINY.items():
         monkeypatch.setitem(workloads.WORKLOADS, name, case)
     monkeypatch.setattr(rotation, "last_level_cache", lambda: CACHE_BYTES)
+    monkeypatch.setattr(machine, "read_bandwidth_now", lambda: CEILINGS.bytes_per_second)

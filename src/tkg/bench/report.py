@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ Record = dict[str, Any]
 FIELDS = (
     *("workload", "dtype", "batch", "context", "s_tkg", "cache"),
     *("contestant", "computes_in", "state", "note", "error_budget_used", "copies", "calls"),
-    *("ms", "ms_q1", "ms_q3", "bytes", "flops", "gb_per_s", "bandwidth_share"),
+    *("ms", "ms_q1", "ms_q3", "bytes", "flops", "gb_per_s", "read_gb_per_s", "bandwidth_share"),
     *("gflop_per_s", "fma_share", "roofline_ms", "roofline_share", "times_tkg"),
 )
 """Names of a record, in the order of the CSV file's columns; docs/performance.md explains them."""
@@ -38,7 +39,7 @@ def records(results: Sequence[Result], ceilings: Ceilings) -> list[Record]:
 
     Args:
         results: of any number of rows.
-        ceilings: what the machine gives at best.
+        ceilings: what the machine gives at best; a result's own look at memory goes before it.
     """
     ours = {r.row: r.times.quartiles[1] for r in results if r.peer.ours and r.times}
     return [_record(result, ceilings, ours.get(result.row)) for result in results]
@@ -68,6 +69,8 @@ def _record(result: Result, ceilings: Ceilings, ours: float | None) -> Record:
     low, middle, high = result.times.quartiles
     record |= {"calls": result.times.calls, "ms": middle * 1e3}
     record |= {"ms_q1": low * 1e3, "ms_q3": high * 1e3}
+    if result.read is not None:
+        ceilings = replace(ceilings, bytes_per_second=result.read)
     record |= rates(result.cost.bytes, result.cost.flops, middle, ceilings)
     record["times_tkg"] = None if ours is None else middle / ours
     return record
@@ -91,6 +94,7 @@ def rates(moved: int, flops: int, seconds: float, ceilings: Ceilings) -> Record:
         "bytes": moved,
         "flops": flops,
         "gb_per_s": moved / seconds / 1e9,
+        "read_gb_per_s": ceilings.bytes_per_second / 1e9,
         "bandwidth_share": moved / seconds / ceilings.bytes_per_second,
         "gflop_per_s": flops / seconds / 1e9,
         "fma_share": flops / seconds / ceilings.flops_per_second,
@@ -202,7 +206,7 @@ def cells(line: Record) -> list[str]:
         f"{line['ms']:.3f}",
         f"{line['ms_q1']:.3f} to {line['ms_q3']:.3f}",
         f"{line['gb_per_s']:.1f}",
-        f"{line['bandwidth_share']:.0%}",
+        f"{line['bandwidth_share']:.0%} of {line['read_gb_per_s']:.1f}",
         f"{line['gflop_per_s']:.1f}",
         f"{line['fma_share']:.0%}",
         f"{line['roofline_share']:.0%}",

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 import tkg
+from tkg import machine
 from tkg.bench import inputs, rotation
 from tkg.bench.check import Expected
 from tkg.bench.inputs import Call
@@ -29,6 +32,7 @@ class Place:
         margin: the copies together are so many times that cache.
         free_memory: bytes that weights and caches may still take.
         clock: measures a run.
+        read: what memory gives at this moment, bytes a second; `None` if that does not change.
     """
 
     computes: Computes
@@ -36,6 +40,7 @@ class Place:
     margin: int
     free_memory: Callable[[], int]
     clock: Clock
+    read: Callable[[], float] | None = None
 
 
 HOST = Place(
@@ -44,6 +49,7 @@ HOST = Place(
     margin=rotation.MARGIN,
     free_memory=lambda: rotation.free_memory(),
     clock=wall,
+    read=lambda: machine.read_bandwidth_now(),
 )
 """This machine's processors and main memory."""
 
@@ -78,6 +84,7 @@ class Result:
         copies: of the weights and caches in its rotation.
         cost: the least that must be moved and computed, in the formats that it computes in.
         times: seconds a call, if it was timed.
+        read: what memory gave meanwhile, bytes a second: the median of one look a round.
     """
 
     row: Row
@@ -88,6 +95,7 @@ class Result:
     copies: int = 0
     cost: Cost | None = None
     times: Times | None = None
+    read: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -131,11 +139,14 @@ def measure(
     contestants = [entry.contestant for entry in loaded.values()]
     for contestant in contestants:
         _warm_up(contestant)
-    taken = interleaved(contestants, plan.rounds, plan.seconds, plan.place.clock)
+    place, looks = plan.place, list[float]()
+    look = (lambda: looks.append(place.read())) if place.read else (lambda: None)
+    taken = interleaved(contestants, plan.rounds, plan.seconds, place.clock, look)
+    read = float(np.median(looks)) if looks else None
     for (name, entry), times in zip(loaded.items(), taken, strict=True):
         peer = next(peer for peer in peers if peer.name == name)
         results[name] = Result(
-            row, peer, "ok", "", entry.used, entry.copies, entry.cost, times=times
+            row, peer, "ok", "", entry.used, entry.copies, entry.cost, times=times, read=read
         )
     return [results[peer.name] for peer in peers]
 

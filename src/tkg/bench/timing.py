@@ -56,7 +56,11 @@ def wall(run: Callable[[], None]) -> float:
 
 
 def interleaved(
-    contestants: Sequence[Runnable], rounds: int, seconds: float, clock: Clock = wall
+    contestants: Sequence[Runnable],
+    rounds: int,
+    seconds: float,
+    clock: Clock = wall,
+    after_round: Callable[[], None] = lambda: None,
 ) -> list[Times]:
     """Time every contestant in each of the rounds.
 
@@ -65,6 +69,7 @@ def interleaved(
         rounds: each starts with another contestant, so that none always follows the same one.
         seconds: how long each is timed, over all rounds.
         clock: that measures a run.
+        after_round: is called after each round.
     """
     taken: list[list[float]] = [[] for _ in contestants]
     order = list(range(len(contestants)))
@@ -72,6 +77,7 @@ def interleaved(
         for index in order:
             taken[index] += _turn(contestants[index], seconds / rounds, clock)
         order = order[1:] + order[:1]
+        after_round()
     return [
         Times(tuple(spent), len(spent) * contestant.calls_per_run)
         for spent, contestant in zip(taken, contestants, strict=True)

@@ -25,8 +25,8 @@ from tkg.machine import Ceilings, ceilings, measured_now
 GROWTH = ("llama3-8b-tp8", "bf16")
 QUICK_PEERS = ("tkg", "torch", "onnxruntime")
 Picture = Callable[[list[report.Record], report.Record, Path], list[Path]]
-WIDTH = 120
-WIDTHS = (13, 14, 8, 18, 5, 7, 7, 6, 11, 12)
+WIDTH = 128
+WIDTHS = (13, 14, 8, 18, 5, 11, 7, 6, 11, 12)
 
 
 def bench(
