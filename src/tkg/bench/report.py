@@ -155,7 +155,8 @@ def as_markdown(lines: Sequence[Record], facts: Record, command: Sequence[str]) 
     for line in lines:
         title = row_title(line)
         if title != previous:
-            parts.append(f"\n**{title}**\n\n| {' | '.join(HEADINGS)} |")
+            timed = [other for other in lines if row_title(other) == title and other["ms"]]
+            parts.append(f"\n**{heading((timed or [line])[0])}**\n\n| {' | '.join(HEADINGS)} |")
             parts.append("|---|---|" + "--:|" * (len(HEADINGS) - 2))
             previous = title
         parts.append(f"| {' | '.join(cells(line))} |")
@@ -175,6 +176,12 @@ def row_title(line: Record) -> str:
         f"{line['workload']}, {line['dtype']}, B {line['batch']}, context {line['context']}, "
         f"S_tkg {line['s_tkg']}, {line['cache']} cache"
     )
+
+
+def heading(line: Record) -> str:
+    """The same, and what memory gave meanwhile, for a record that was timed."""
+    read = line["read_gb_per_s"]
+    return row_title(line) + ("" if read is None else f"; read {read:.1f} GB/s")
 
 
 def machine_line(facts: Record) -> str:
@@ -206,7 +213,7 @@ def cells(line: Record) -> list[str]:
         f"{line['ms']:.3f}",
         f"{line['ms_q1']:.3f} to {line['ms_q3']:.3f}",
         f"{line['gb_per_s']:.1f}",
-        f"{line['bandwidth_share']:.0%} of {line['read_gb_per_s']:.1f}",
+        f"{line['bandwidth_share']:.0%}",
         f"{line['gflop_per_s']:.1f}",
         f"{line['fma_share']:.0%}",
         f"{line['roofline_share']:.0%}",

@@ -140,7 +140,11 @@ def measure(
     for contestant in contestants:
         _warm_up(contestant)
     place, looks = plan.place, list[float]()
-    look = (lambda: looks.append(place.read())) if place.read else (lambda: None)
+
+    def look() -> None:
+        if place.read is not None:
+            looks.append(place.read())
+
     taken = interleaved(contestants, plan.rounds, plan.seconds, place.clock, look)
     read = float(np.median(looks)) if looks else None
     for (name, entry), times in zip(loaded.items(), taken, strict=True):

@@ -25,8 +25,8 @@ from tkg.machine import Ceilings, ceilings, measured_now
 GROWTH = ("llama3-8b-tp8", "bf16")
 QUICK_PEERS = ("tkg", "torch", "onnxruntime")
 Picture = Callable[[list[report.Record], report.Record, Path], list[Path]]
-WIDTH = 128
-WIDTHS = (13, 14, 8, 18, 5, 11, 7, 6, 11, 12)
+WIDTH = 120
+WIDTHS = (13, 14, 8, 18, 5, 7, 7, 6, 11, 12)
 
 
 def bench(
@@ -213,9 +213,10 @@ def _show(console: Console, lines: list[report.Record], facts: report.Record) ->
     groups: dict[str, list[report.Record]] = {}
     for line in lines:
         groups.setdefault(report.row_title(line), []).append(line)
-    for title, group in groups.items():
+    for group in groups.values():
+        timed = [line for line in group if line["ms"] is not None]
         console.print()
-        console.print(_table(title, [line for line in group if line["ms"] is not None]))
+        console.print(_table(report.heading((timed or group)[0]), timed))
         for line in group:
             if line["ms"] is None:
                 style = "red" if line["state"] in ("wrong", "error") else "dim"
