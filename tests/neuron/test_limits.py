@@ -71,7 +71,8 @@ def test_every_reason_is_given() -> None:
     with pytest.raises(tkg.Unsupported) as caught:
         run("neuron", case(**fields).inputs() | {"lnc": 2})
     text = str(caught.value)
-    for part in ("d_head", "B * S_tkg", "X's H must be even; this is 31", "the output's H"):
+    output = "the output's H must be a multiple of lnc = 2; this is 31"
+    for part in ("d_head", "B * S_tkg", "X's H must be even; this is 31", output):
         assert part in text
     assert caught.value.alternatives == ("reference", "cpu")
 

@@ -40,8 +40,9 @@ def _block_reasons(call: BlockCall) -> list[str]:
     block, cache = call.block, call.cache
     heads = block.heads
     found = []
-    if block.out is not None and block.out.weight.shape[1] % block.lnc:
-        found.append(f"the output's H must be a multiple of lnc = {block.lnc}")
+    features = 0 if block.out is None else block.out.weight.shape[1]
+    if features % block.lnc:
+        found.append(f"the output's H must be a multiple of lnc = {block.lnc}; this is {features}")
     if block.lnc == 2 and block.hidden % 2:
         found.append(f"on two cores X's H must be even; this is {block.hidden}")
     rows = call.batch * call.tokens
