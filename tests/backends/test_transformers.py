@@ -98,10 +98,10 @@ def run_model(request: pytest.FixtureRequest) -> Iterator[tuple[str, Any, list[S
     tokens = torch.randint(0, 50, (2, PROMPT + STEPS))
     cache = transformers.DynamicCache(config=model.config)
     with torch.no_grad():
-        model(tokens[:, :PROMPT], past_key_values=cache)
+        model(tokens[:, :PROMPT], cache=cache)
         for step in range(STEPS):
             at = PROMPT + step
-            model(tokens[:, at : at + 1], past_key_values=cache)
+            model(tokens[:, at : at + 1], cache=cache)
     yield request.param, model, seen
 
 
