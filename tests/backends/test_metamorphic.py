@@ -8,9 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import tkg
 from tests import oracle
-from tests.calls import Call, failures, run, without
+from tests.calls import Call, failures, run, run_as_is, without
 from tests.variants import assert_same, masked, paged, repaged, rows, step, transposed, unpaged
 from tkg.testing.budgets import check_block
 from tkg.testing.case import PADDED, Case
@@ -252,7 +251,7 @@ def test_a_cache_may_be_a_slice_of_a_larger_one(backend: str) -> None:
     views: Call = {n: array[1::2, :, 7 : 7 + 48] for n, array in big.items()}
     for name, view in views.items():
         view[...] = mine[name]
-    out, K, V = tkg.attention_block_tkg(**(mine | views), backend=backend)
+    out, K, V = run_as_is(backend, mine | views)
     assert K is views["K_cache"]
     assert V is views["V_cache"]
     assert_same(backend, back(out), expected[0])
@@ -279,7 +278,7 @@ def test_the_padded_hidden_dimension_does_not_matter(backend: str) -> None:
 def test_an_old_cache_is_returned_when_it_is_updated_and_new_tokens_when_not(backend: str) -> None:
 
     call = on(backend, case("bfloat16", tokens=3).inputs(invalid=0.0))
-    out, K, V = tkg.attention_block_tkg(**call, backend=backend)
+    out, K, V = run_as_is(backend, call)
     assert K is call["K_cache"]
     assert V is call["V_cache"]
     out, K, V = back((out, K, V))

@@ -16,6 +16,7 @@ import torch
 import transformers
 
 import tkg
+from tests.calls import cores, run_as_is
 from tkg.testing.placed import on
 
 SHAPES = {
@@ -184,7 +185,7 @@ def test_the_call_gives_what_the_layer_gives(
                 slots = pages * 4 + positions % 4
             step: dict[str, Any] = call | tables(angles) | {"X": x, "pos_ids": positions}
             step |= {"update_cache": True, "kv_cache_update_idx": slots}
-            out, *_ = tkg.attention_block_tkg(**on(backend, step), backend=backend)
+            out, *_ = run_as_is(backend, on(backend, step))
             close(out.reshape(want.shape).cpu(), want)
             first += x.shape[1]
         assert first == PROMPT + STEPS
@@ -212,6 +213,7 @@ def test_the_objects_give_what_the_layer_gives(
             sink=call.get("sink"),
             softmax_scale=call["softmax_scale"],
             sliding_window=call.get("sliding_window"),
+            lnc=cores(backend),
             backend=backend,
         )
         zeros = [on(backend, torch.zeros(2, 2, CAPACITY, 16)) for _ in range(2)]
