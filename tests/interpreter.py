@@ -1,25 +1,11 @@
-"""Triton's interpreter, in bearable time: it runs the cuda backend's kernels where there is no GPU.
-
-It takes about 50 microseconds an operation of a kernel, so some tests do less under it: what they
-leave out is listed in docs/cuda.md and runs on a GPU.
-"""
+"""Triton's interpreter, in bearable time: it runs the cuda backend's kernels without a GPU."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-SWEEP_STEP = int(os.environ.get("TKG_SWEEP", "59" if INTERPRETED else "1"))
-
-
-def swept(values: Iterable[Any]) -> list[Any]:
-    """The values of a sweep to try: every `SWEEP_STEP`th, and the last."""
-    every = list(values)
-    return [*every[:-1:SWEEP_STEP], every[-1]]
 
 
 def patch_once() -> None:
