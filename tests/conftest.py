@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.calls import BACKENDS
-from tests.interpreter import INTERPRETED, patch_once
+from tests.interpreter import INTERPRETED, each_row_alone, patch_once
 from tests.short import EXAMPLES, SHORT
 
 if INTERPRETED:
     patch_once()
+    each_row_alone()
 
 settings.register_profile(
     "tkg",
