@@ -23,7 +23,7 @@ SHAPES = {
     "vocab_size": 50,
     "hidden_size": 96,
     "intermediate_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "head_dim": 16,
@@ -32,6 +32,12 @@ SHAPES = {
 }
 PROMPT, STEPS, CAPACITY = 11, 6, 20
 
+TWO_KINDS = {
+    "num_hidden_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 5,
+}
+
 MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (transformers.LlamaConfig, transformers.LlamaModel, {"attention_bias": True}),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2Model, {}),
@@ -39,21 +45,12 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "gemma3": (
         transformers.Gemma3TextConfig,
         transformers.Gemma3TextModel,
-        {
-            "sliding_window": 5,
-            "query_pre_attn_scalar": 24,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
+        {"query_pre_attn_scalar": 24} | TWO_KINDS,
     ),
     "gpt-oss": (
         transformers.GptOssConfig,
         transformers.GptOssModel,
-        {
-            "sliding_window": 5,
-            "num_local_experts": 2,
-            "num_experts_per_tok": 1,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
+        {"num_local_experts": 2, "num_experts_per_tok": 1} | TWO_KINDS,
     ),
 }
 
