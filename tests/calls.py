@@ -30,7 +30,7 @@ REFUSALS = {
         r"B \* S_tkg is at most 512; this is \d+",
         r"S_tkg is at most 128; this is \d+",
         r"B \* S is at most 512; this is \d+",
-        r"the cache has at most 16777216 slots",
+        r"the slots of all KV heads are at most 16777215; this is \d+",
         r"on two cores X's H must be even; this is \d*[13579]",
         r"the output's H must be a multiple of lnc = 2; this is \d*[13579]",
         r"H must be a multiple of lnc = 2; this is \d*[13579]",

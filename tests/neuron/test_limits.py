@@ -60,7 +60,8 @@ def test_one_past_the_limit_is_refused(reason: str) -> None:
 
 def test_a_cache_of_more_slots_than_float32_counts() -> None:
     call = case(d_head=2).inputs()
-    for slots, reasons in ((1 << 24, ("the cache has at most 16777216 slots",)), (1 << 23, ())):
+    refusal = "the slots of all KV heads are at most 16777215; this is 16777216"
+    for slots, reasons in ((1 << 24, (refusal,)), ((1 << 24) - 1, ())):
         caches = (np.zeros((1, 1, slots, 2), call["K_cache"].dtype) for _ in range(2))
         found = tkg.explain(**(call | dict(zip(("K_cache", "V_cache"), caches, strict=True))))
         assert tuple(found.backends["neuron"]) == reasons

@@ -54,6 +54,7 @@ def _block_reasons(call: BlockCall) -> list[str]:
     if call.tokens > PMAX:
         found.append(f"S_tkg is at most {PMAX}; this is {call.tokens}")
     geometry = cache.geometry
-    if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
-        found.append(f"the cache has at most {MAX_SLOTS} slots")
+    slots = geometry.outer * geometry.length * geometry.kv_heads
+    if slots >= MAX_SLOTS:
+        found.append(f"the slots of all KV heads are at most {MAX_SLOTS - 1}; this is {slots}")
     return found
