@@ -6,23 +6,30 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 CORE   := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CPP    := $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp')
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# What every backend runs, and the simulated neuron backend's run of it.
+SHARED := tests/backends tests/cli/test_verify.py
+NEURON := TKG_TEST_BACKENDS=neuron $(PYTEST) $(SHARED) -k neuron
 
 .PHONY: demo test test-gpu test-neuron bench lint format sanitize smoke clean
 
 demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer through the block
 	$(BIN)/tkg generate "Explain in two sentences why the sky is blue."
 
+# The suite on the backends of the CPU, then the backends' part of it in short (tests/short.py): cuda
+# under Triton's interpreter, and neuron on one simulated core and on two.
 test: $(VENV)/test.stamp  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
-	TRITON_INTERPRET=1 TKG_TEST_BACKENDS=cuda TKG_EXAMPLES=4 \
-	  $(BIN)/python -m pytest -n 2 --dist worksteal tests/backends tests/cli/test_verify.py -k cuda
+	$(PYTEST)
+	TKG_TEST_SHORT=1 TRITON_INTERPRET=1 TKG_TEST_BACKENDS=cuda $(PYTEST) $(SHARED) -k cuda
+	TKG_TEST_SHORT=1 TKG_EXAMPLES=40 TKG_SWEEP=5 $(NEURON)
+	TKG_TEST_SHORT=1 TKG_EXAMPLES=40 TKG_SWEEP=5 TKG_TEST_NEURON_CORES=2 $(NEURON)
 
 test-gpu:  ## the suite on this machine's GPU, and compute-sanitizer; nothing is built or installed
 	PYTHONPATH=src:. $(PYTHON) -m tests.on_gpu
 
-test-neuron: $(VENV)/test.stamp  ## the backends' shared suite on the simulated neuron backend, one core and two; long
-	TKG_TEST_BACKENDS=neuron $(BIN)/python -m pytest -n 2 --dist loadgroup tests/backends
-	TKG_TEST_BACKENDS=neuron TKG_TEST_NEURON_CORES=2 $(BIN)/python -m pytest -n 2 --dist loadgroup tests/backends
+test-neuron: $(VENV)/test.stamp  ## the backends' part of the suite on neuron, nothing left out
+	$(NEURON)
+	TKG_TEST_NEURON_CORES=2 $(NEURON)
 
 bench: $(VENV)/test.stamp  ## the block beside its peers, checked and timed; files in build/bench
 	$(BIN)/tkg bench --quick --peer all --out build/bench

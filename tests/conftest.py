@@ -11,29 +11,31 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.calls import BACKENDS
-from tests.interpreter import INTERPRETED, patch_once
+from tests.interpreter import INTERPRETED, each_row_alone, patch_once
+from tests.short import EXAMPLES, SHORT
 
 if INTERPRETED:
     patch_once()
+    each_row_alone()
 
 settings.register_profile(
     "tkg",
     deadline=None,  # the first example of a process loads and warms up a backend
     database=None,
     derandomize=True,  # the same examples everywhere; TKG_HYPOTHESIS=explore draws fresh ones
-    max_examples=int(os.environ.get("TKG_EXAMPLES", "150")),
+    max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     print_blob=True,
     # A smaller example of a failure takes hundreds of calls to find.
-    phases=[p for p in Phase if not (INTERPRETED and p in (Phase.shrink, Phase.explain))],
+    phases=[p for p in Phase if not (SHORT and p in (Phase.shrink, Phase.explain))],
 )
 settings.register_profile("explore", settings.get_profile("tkg"), derandomize=False)
 settings.load_profile(os.environ.get("TKG_HYPOTHESIS", "tkg"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under Triton's interpreter, leave out what repeats another test on other numbers."""
-    left_out = [i for i in items if INTERPRETED and i.get_closest_marker("repeats")]
+    """In a short run, leave out what repeats another test on other numbers."""
+    left_out = [i for i in items if SHORT and i.get_closest_marker("repeats")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

@@ -41,6 +41,16 @@ def _by_position(case: Case) -> bool:
     return _attends(case) and not case.masked
 
 
+def _fp8_cache(case: Case) -> bool:
+    return (case.cache_dtype or "").startswith("float8")
+
+
+def _own_softmax_scale(case: Case) -> bool:
+    """Not the default one; an FP8 cache's scale is folded into it."""
+    default = case.d_head**-0.5
+    return _fp8_cache(case) or not np.isclose(case.softmax_scale or default, default)
+
+
 def _drop_a_position(case: Case, call: Call) -> Call:
     pos = call["pos_ids"]
     return call | {"pos_ids": np.where(pos[:, :1] > 0, pos - 1, pos)}
@@ -183,11 +193,7 @@ CONTROLS = (
     ),
     Control(
         "default-softmax-scale",
-        lambda case: (
-            "softmax_scale" in case.inputs()
-            and not np.isclose(case.inputs()["softmax_scale"], case.d_head**-0.5)
-            and _attends(case)
-        ),
+        lambda case: _own_softmax_scale(case) and _attends(case),
         lambda case, call: without(call, "softmax_scale"),
     ),
     Control(
@@ -198,13 +204,13 @@ CONTROLS = (
     ),
     Control(
         "k-scale-reciprocal",
-        lambda case: (case.cache_dtype or "").startswith("float8"),
+        _fp8_cache,
         lambda case, call: call | {"k_scale": 1 / call["k_scale"]},
         frozenset({"K"}),
     ),
     Control(
         "v-scale-ignored",
-        lambda case: (case.cache_dtype or "").startswith("float8"),
+        _fp8_cache,
         lambda case, call: call | {"v_scale": np.ones_like(call["v_scale"])},
         frozenset({"V"}),
     ),

@@ -1,25 +1,29 @@
-"""Triton's interpreter, in bearable time: it runs the cuda backend's kernels where there is no GPU.
-
-It takes about 50 microseconds an operation of a kernel, so some tests do less under it: what they
-leave out is listed in docs/cuda.md and runs on a GPU.
-"""
+"""Triton's interpreter, in bearable time: it runs the cuda backend's kernels without a GPU."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-SWEEP_STEP = int(os.environ.get("TKG_SWEEP", "59" if INTERPRETED else "1"))
+def each_row_alone() -> None:
+    """Multiply the rows of a tile one by one, so that the others do not change a row's bits.
 
+    In NumPy's product of a whole tile they do on some processors. How a GPU sums, only a GPU shows.
+    """
+    from triton.runtime import interpreter
 
-def swept(values: Iterable[Any]) -> list[Any]:
-    """The values of a sweep to try: every `SWEEP_STEP`th, and the last."""
-    every = list(values)
-    return [*every[:-1:SWEEP_STEP], every[-1]]
+    module: Any = interpreter
+    create_dot = module.InterpreterBuilder.create_dot
+
+    def dot(self: Any, a: Any, b: Any, total: Any, *options: Any) -> Any:
+        a, total = (module.TensorHandle(x.data[:, None], x.dtype) for x in (a, total))
+        product = create_dot(self, a, b, total, *options)
+        return module.TensorHandle(product.data[:, 0], product.dtype)
+
+    module.InterpreterBuilder.create_dot = dot
 
 
 def patch_once() -> None:

@@ -16,7 +16,7 @@ from tkg import api
 from tkg.backends import registry
 from tkg.contract.arrays import AnyArray, Array, as_array, indices, library
 from tkg.contract.block import Block, BlockCall, Heads, Linear, QKNorm, RMSNorm
-from tkg.contract.block_rules import check_block
+from tkg.contract.block_rules import check_block, check_lnc
 from tkg.contract.cache import KVCache
 from tkg.contract.call_rules import checked
 from tkg.contract.errors import Rules
@@ -42,6 +42,7 @@ class AttentionBlock:
         softmax_scale: default `1 / sqrt(d_head)`.
         sliding_window: a token at position p attends to positions > p - window.
         hidden_dim_actual: true hidden size where the hidden states are padded.
+        lnc: logical cores of the neuron backend, 1 or 2.
         backend: as in `attention_block_tkg`.
 
     The cpu backend copies the weights of `qkv` and `out`, in the order in which it reads them, and
@@ -66,6 +67,7 @@ class AttentionBlock:
         softmax_scale: float | None = None,
         sliding_window: int | None = None,
         hidden_dim_actual: int | None = None,
+        lnc: int = 1,
         backend: str | None = None,
     ) -> None:
         block = Block(
@@ -80,6 +82,7 @@ class AttentionBlock:
             sink=sink,
             sliding_window=sliding_window,
             hidden_dim_actual=hidden_dim_actual,
+            lnc=lnc,
         )
         rules = Rules("AttentionBlock")
         check_block(rules, block)
@@ -162,7 +165,7 @@ class Projection:
 
     Args:
         linear: the weight `[in, out]`, its bias and scales.
-        backend: as in `attention_block_tkg`.
+        lnc, backend: as in `AttentionBlock`.
 
     The cpu backend copies the weight, as `AttentionBlock` does.
 
@@ -171,12 +174,14 @@ class Projection:
         Unsupported: the named backend cannot run here.
     """
 
-    def __init__(self, linear: Linear, backend: str | None = None) -> None:
+    def __init__(self, linear: Linear, backend: str | None = None, lnc: int = 1) -> None:
         rules = Rules("Projection")
         check_linear(rules, "linear", linear, rows=None, sections=1)
+        check_lnc(rules, lnc)
         rules.raise_broken()
         chosen = registry.choose_for(backend, linear.weight.device, "Projection")
         self.backend = chosen.name
+        self.lnc = lnc
         self.linear = registry.load(chosen).prepare(linear)
 
     def __call__(self, x: AnyArray) -> Any:
@@ -187,7 +192,7 @@ class Projection:
         """
         # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
         attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]
-        call = ProjectionCall(attention, self.linear)
+        call = ProjectionCall(attention, self.linear, lnc=self.lnc)
         call = checked_attention(Rules("Projection", _PROJECTION_NAMES), call)
         return api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
 

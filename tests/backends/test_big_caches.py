@@ -12,8 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import tkg
-from tests.calls import BACKENDS, Call, run
+from tests.calls import BACKENDS, Call, run, run_as_is
 from tests.variants import assert_same
 from tkg.testing.case import Case
 from tkg.testing.placed import back, on
@@ -30,7 +29,7 @@ def sparse(folder: Path, name: str, shape: tuple[int, ...], dtype: Any) -> np.nd
 
 def in_place(backend: str, call: Call) -> Any:
     """The call without copies of its caches: on the host they stay sparse."""
-    return back(tkg.attention_block_tkg(**on(backend, call), backend=backend))
+    return back(run_as_is(backend, on(backend, call)))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3"])

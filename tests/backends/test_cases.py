@@ -12,7 +12,8 @@ from tkg.testing.cases import CASES, PROJECTION_CASES, select
 from tkg.testing.verify import block_truth, projection_truth
 
 BLOCK = [case for case in CASES if "ci" in case.tags]
-LARGE = ("smollm2-135m-prompt", "llama3-70b-tp8")  # smaller cases have all their options
+LARGE = ("smollm2-135m-prompt", "llama3-70b-tp8", "tokens-128")
+"""Smaller cases have all their options, and a sweep has 128 tokens."""
 
 
 @pytest.mark.parametrize(

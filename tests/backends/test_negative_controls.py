@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
 import tkg
-from tests.calls import run
+from tests.calls import Call, run
 from tests.controls import CONTROLS, Control
-from tkg.testing.budgets import check_block, check_projection
+from tkg.testing.budgets import Truth, check_block, check_projection
 from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
 from tkg.testing.verify import block_truth, projection_truth
 
 PAIRS = [
     pytest.param(control, case, id=f"{control}-{case}")
+    for case in CASES  # all of a case together, so that its truth is made once
     for control in CONTROLS
-    for case in CASES
     if "ci" in case.tags and case.hidden < 3000 and control.applies(case)
 ]
 
@@ -26,12 +28,18 @@ def test_each_control_has_a_case(control: Control) -> None:
     assert any(pair.values[0] is control for pair in PAIRS)
 
 
+@lru_cache(1)
+def right(case: Case) -> tuple[Call, Truth]:
+    call = case.inputs()
+    return call, block_truth(call)
+
+
 @pytest.mark.parametrize(("control", "case"), PAIRS)
 def test_a_wrong_call_fails_the_check(control: Control, case: Case) -> None:
-    call = case.inputs()
+    call, truth = right(case)
     with np.errstate(all="ignore"):  # some mistakes make Inf or NaN
         wrong = run("reference", control.wrong(case, call))
-    failed = {c.what for c in check_block(call, wrong, block_truth(call)) if not c.ok}
+    failed = {c.what for c in check_block(call, wrong, truth) if not c.ok}
     assert failed & control.fails, f"{control} went unnoticed; failed: {failed}"
 
 

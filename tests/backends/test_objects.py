@@ -11,7 +11,7 @@ import torch
 
 import tkg
 from tests import oracle
-from tests.calls import Call, failures, run, same_bits
+from tests.calls import Call, cores, failures, run, same_bits
 from tests.variants import assert_same, paged
 from tkg.testing.budgets import check_block
 from tkg.testing.case import PADDED, Case
@@ -53,6 +53,7 @@ def block_of(case: Case, call: Call, backend: str) -> tkg.AttentionBlock:
         softmax_scale=case.softmax_scale,
         sliding_window=case.window,
         hidden_dim_actual=case.hidden_actual,
+        lnc=cores(backend),
         backend=backend,
     )
 
@@ -192,13 +193,13 @@ def test_rope_tables_are_the_formula() -> None:
 def test_projection_of_any_leading_shape(backend: str, shape: tuple[int, ...], dtype: str) -> None:
     rng = np.random.default_rng(0)
     numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    weight = rng.standard_normal((7, 11)).astype(numpy_dtype)
-    bias = rng.standard_normal((1, 11)).astype(np.float32)
+    weight = rng.standard_normal((7, 22)).astype(numpy_dtype)
+    bias = rng.standard_normal((1, 22)).astype(np.float32)
     x = rng.standard_normal(shape).astype(numpy_dtype)
     linear = tkg.Linear(on(backend, weight), on(backend, bias))
-    y = back(tkg.Projection(linear, backend=backend)(on(backend, x)))
+    y = back(tkg.Projection(linear, backend=backend, lnc=cores(backend))(on(backend, x)))
     assert y.dtype == numpy_dtype
-    assert y.shape == (*shape[:-1], 11)
+    assert y.shape == (*shape[:-1], 22)
     want = x.astype(np.float64) @ weight.astype(np.float64) + bias[0]
     rtol = 2**-8 if dtype == "bfloat16" else 1e-6
     np.testing.assert_allclose(y.astype(np.float64), want, rtol=rtol, atol=4e-6)
@@ -219,5 +220,5 @@ def test_torch_layers(backend: str) -> None:
     y = block_of(case, tensors, backend)(tensors["X"], cache, tensors["pos_ids"], rope=rope)
     assert isinstance(y, torch.Tensor)
     np.testing.assert_allclose(back(y).reshape(want.shape), want, rtol=0, atol=1e-5)
-    project = tkg.Projection(tkg.Linear(tensors["W_out"]), backend=backend)
+    project = tkg.Projection(tkg.Linear(tensors["W_out"]), backend=backend, lnc=cores(backend))
     assert project(torch.ones(2, 128, device=device)).shape == (2, 128)

@@ -8,7 +8,7 @@ import pytest
 
 from tests import oracle
 from tests.calls import block_checks, failures, projection_check, unless_documented
-from tests.interpreter import swept
+from tests.short import swept
 from tkg.testing.case import Case, ProjectionCase
 
 

@@ -61,7 +61,7 @@ def test_changing_the_number_of_threads_during_calls_changes_no_bits(backend: st
 @cpu_only
 def test_the_gil_is_free_while_the_core_runs() -> None:
     """Another thread counts on while one call takes long. If the GIL were held, it would stop."""
-    call = ProjectionCase(name="long", d_head=512, heads=4, batch=128, hidden=4096).inputs()
+    call = ProjectionCase(name="long", d_head=512, heads=4, batch=640, hidden=4096).inputs()
     ticks: list[float] = []
     done = threading.Event()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tkg
-from tests.calls import BACKENDS, Call, project, run
+from tests.calls import BACKENDS, Call, on_cores, project, run, run_as_is
 from tkg.testing import placed
 from tkg.testing.case import Case, ProjectionCase
 from tkg.testing.cases import CASES, PROJECTION_CASES
@@ -46,7 +46,7 @@ def test_same_bits_as_numpy_and_in_place(backend: str, case: Case) -> None:
     call = case.inputs()
     want = run(backend, call)
     given = tensors(backend, own_caches(call))
-    got = tkg.attention_block_tkg(**given, backend=backend)
+    got = run_as_is(backend, given)
     for ours, theirs in zip(got, want, strict=True):
         np.testing.assert_array_equal(bits(ours), bits(theirs))
     assert isinstance(got[0], torch.Tensor)
@@ -63,7 +63,7 @@ def test_same_bits_as_numpy_and_in_place(backend: str, case: Case) -> None:
 def test_projection_has_the_same_bits_as_numpy(backend: str, case: ProjectionCase) -> None:
     call = case.inputs()
     want = project(backend, call)
-    got = tkg.output_projection_tkg(**tensors(backend, call), backend=backend)
+    got = tkg.output_projection_tkg(**on_cores(backend, tensors(backend, call)), backend=backend)
     assert isinstance(got, torch.Tensor)
     assert tuple(got.shape) == want.shape
     np.testing.assert_array_equal(bits(got), bits(want))
@@ -76,7 +76,7 @@ def test_the_update_is_seen_through_other_views(backend: str, dtype: str) -> Non
     alias = raw.view(torch.uint8)
     before = alias.clone()
     address = raw.data_ptr()
-    tkg.attention_block_tkg(**call, backend=backend)
+    run_as_is(backend, call)
     changed = torch.argwhere((alias != before).any(-1))
     assert changed.tolist() == [[0, 0, 37], [1, 0, 5]]
     assert raw.data_ptr() == address
@@ -84,31 +84,31 @@ def test_the_update_is_seen_through_other_views(backend: str, dtype: str) -> Non
 
 def test_new_tokens_in_fp8_come_back_wrapped(backend: str) -> None:
     case = Case(name="wrapped", cache_dtype="float8_e4m3", update=False)
-    _, k, v = tkg.attention_block_tkg(**tensors(backend, case.inputs()), backend=backend)
+    _, k, v = run_as_is(backend, tensors(backend, case.inputs()))
     assert isinstance(k, tkg.Float8E4M3)
     assert isinstance(v, tkg.Float8E4M3)
     case = Case(name="wrapped", cache_dtype="float8_e4m3fn", update=False)
-    _, k, _ = tkg.attention_block_tkg(**tensors(backend, case.inputs()), backend=backend)
+    _, k, _ = run_as_is(backend, tensors(backend, case.inputs()))
     assert k.dtype == torch.float8_e4m3fn
 
 
 def test_parameters_that_require_gradients_are_taken(backend: str) -> None:
     call = tensors(backend, Case(name="parameters").inputs())
-    want = tkg.attention_block_tkg(**call, backend=backend)[0]
+    want = run_as_is(backend, call)[0]
     call["W_qkv"] = torch.nn.Parameter(call["W_qkv"])
     call["X"] = call["X"].clone().requires_grad_()
-    got = tkg.attention_block_tkg(**call, backend=backend)[0]
+    got = run_as_is(backend, call)[0]
     assert not got.requires_grad
     assert torch.equal(got, want)
 
 
 def test_strided_tensors(backend: str) -> None:
     call = tensors(backend, Case(name="strided").inputs())
-    want = tkg.attention_block_tkg(**call, backend=backend)[0]
+    want = run_as_is(backend, call)[0]
     call["X"] = call["X"].repeat_interleave(2, dim=-1)[..., ::2]
     call["W_qkv"] = torch.cat([call["W_qkv"]] * 2, dim=1)[:, : call["W_qkv"].shape[1]]
     assert not call["X"].is_contiguous()
-    got = tkg.attention_block_tkg(**call, backend=backend)[0]
+    got = run_as_is(backend, call)[0]
     assert torch.equal(got, want)
 
 

@@ -16,13 +16,14 @@ import torch
 import transformers
 
 import tkg
+from tests.calls import cores, run_as_is
 from tkg.testing.placed import on
 
 SHAPES = {
     "vocab_size": 50,
     "hidden_size": 96,
     "intermediate_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "head_dim": 16,
@@ -31,6 +32,12 @@ SHAPES = {
 }
 PROMPT, STEPS, CAPACITY = 11, 6, 20
 
+TWO_KINDS = {
+    "num_hidden_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 5,
+}
+
 MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "llama": (transformers.LlamaConfig, transformers.LlamaModel, {"attention_bias": True}),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2Model, {}),
@@ -38,21 +45,12 @@ MODELS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "gemma3": (
         transformers.Gemma3TextConfig,
         transformers.Gemma3TextModel,
-        {
-            "sliding_window": 5,
-            "query_pre_attn_scalar": 24,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
+        {"query_pre_attn_scalar": 24} | TWO_KINDS,
     ),
     "gpt-oss": (
         transformers.GptOssConfig,
         transformers.GptOssModel,
-        {
-            "sliding_window": 5,
-            "num_local_experts": 2,
-            "num_experts_per_tok": 1,
-            "layer_types": ["sliding_attention", "full_attention"],
-        },
+        {"num_local_experts": 2, "num_experts_per_tok": 1} | TWO_KINDS,
     ),
 }
 
@@ -184,7 +182,7 @@ def test_the_call_gives_what_the_layer_gives(
                 slots = pages * 4 + positions % 4
             step: dict[str, Any] = call | tables(angles) | {"X": x, "pos_ids": positions}
             step |= {"update_cache": True, "kv_cache_update_idx": slots}
-            out, *_ = tkg.attention_block_tkg(**on(backend, step), backend=backend)
+            out, *_ = run_as_is(backend, on(backend, step))
             close(out.reshape(want.shape).cpu(), want)
             first += x.shape[1]
         assert first == PROMPT + STEPS
@@ -212,6 +210,7 @@ def test_the_objects_give_what_the_layer_gives(
             sink=call.get("sink"),
             softmax_scale=call["softmax_scale"],
             sliding_window=call.get("sliding_window"),
+            lnc=cores(backend),
             backend=backend,
         )
         zeros = [on(backend, torch.zeros(2, 2, CAPACITY, 16)) for _ in range(2)]

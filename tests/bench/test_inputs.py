@@ -18,8 +18,10 @@ def test_repeated_rows_have_repeated_answers(cache: str, tokens: int) -> None:
     assert len(few["X"]) == 3
     many = inputs.repeated(few, 2)
     true, again = block_truth(few), block_truth(many)
-    np.testing.assert_array_equal(again.out, np.concatenate([true.out] * 2))
-    np.testing.assert_array_equal(again.k_new, np.concatenate([true.k_new] * 2))
+    # The reference promises no bits: a matrix product's sums may depend on its number of rows.
+    twice = (np.concatenate([part] * 2) for part in (true.out, true.k_new))
+    for got, want, rounding in zip((again.out, again.k_new), twice, (1e-12, 2**-23), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=rounding * np.abs(want).max())
     assert len(np.unique(true.out, axis=0)) == len(true.out)
 
 

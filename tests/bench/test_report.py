@@ -108,7 +108,7 @@ def test_markdown() -> None:
     text = report.as_markdown(lines(), FACTS, COMMAND)
     assert "tkg bench --out 'a folder'" in text
     assert "Abacus 9000; 2 threads, avx2, last-level cache 32 MiB; ceilings 20.0 GB/s" in text
-    assert "**tiny, bf16, B 1, context 64, S_tkg 1, flat cache**" in text
+    assert "**tiny, bf16, B 1, context 64, S_tkg 1, flat cache; read 20.0 GB/s**" in text
     table = [row for row in text.splitlines() if row.startswith("| t") or row.startswith("| o")]
     assert "| 4.000 | 3.500 to 4.500 | 10.0 | 50% | 15.0 | 5% | 50% | 1.00 |" in table[0]
     assert "absent: install openvino: pip install openvino" in table[2]

@@ -51,6 +51,7 @@ LAYERS = {
     "sink": ({"sink": zeros(1, 4)}, r"sink.*\(4, 1\)"),
     "window": ({"sliding_window": 0}, "sliding_window.*0"),
     "hidden": ({"hidden_dim_actual": 33}, "hidden_dim_actual.*33"),
+    "cores": ({"lnc": 3}, "lnc.*3"),
     "fp8 weight": (
         {"qkv": tkg.Linear(zeros(32, COLUMNS, dtype=ml_dtypes.float8_e4m3))},
         "float8_e4m3",
@@ -132,6 +133,8 @@ def test_rope_tables_say_what_is_wrong() -> None:
 def test_a_projection_checks_its_weight_and_its_input() -> None:
     with pytest.raises((ValueError, TypeError), match="Projection.*weight"):
         tkg.Projection(tkg.Linear(zeros(3)))
+    with pytest.raises(ValueError, match="Projection.*lnc"):
+        tkg.Projection(tkg.Linear(zeros(8, 4)), lnc=0)
     project = tkg.Projection(tkg.Linear(zeros(8, 4)), backend="reference")
     with pytest.raises(ValueError, match="8"):
         project(zeros(2, 7))

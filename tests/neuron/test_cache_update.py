@@ -48,7 +48,7 @@ class Update:
             shapes[0] = (self.batch, self.kv, self.d, self.capacity)
         elif self.layout == "block":
             shapes = [(self.blocks, self.block_len, self.kv, self.d)] * 2
-        return [np.full(shape, 7, np.float32).astype(self.dtype) for shape in shapes]
+        return [np.full(shape, self.dtype(7), self.dtype) for shape in shapes]
 
     def expected(self, slots: np.ndarray) -> list[np.ndarray]:
         """The caches after it, token by token."""
@@ -96,7 +96,8 @@ def check(update: Update, slots: Any, lnc: int) -> None:
     index = np.array(slots, np.int64).astype(np.uint32).view(np.int32)
     got = update.run(index, lnc)
     for cache, wanted in zip(got, update.expected(index), strict=True):
-        np.testing.assert_array_equal(cache.astype(np.float32), wanted.astype(np.float32))
+        if cache.tobytes() != wanted.tobytes():  # sooner than floats, where a cache is large
+            np.testing.assert_array_equal(cache.astype(np.float32), wanted.astype(np.float32))
 
 
 LAYOUTS = ["flat", "transposed", "block"]

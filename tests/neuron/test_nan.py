@@ -40,10 +40,11 @@ UNREAD: dict[str, dict[str, Any]] = {
     "several groups": {"lengths": (300,), "capacity": 384},
 }  # fmt: skip
 DTYPES = ["bfloat16", "float32", "float16", "float8_e4m3", "float8_e4m3fn"]
+ON_CORES = [*((dtype, 1) for dtype in DTYPES), ("bfloat16", 2), ("float8_e4m3fn", 2)]
+"""A core takes rows and groups of the context as they are, whatever their dtype."""
 
 
-@pytest.mark.parametrize("lnc", [1, 2])
-@pytest.mark.parametrize("cache_dtype", DTYPES)
+@pytest.mark.parametrize("cache_dtype, lnc", ON_CORES)
 @pytest.mark.parametrize("fields", UNREAD.values(), ids=UNREAD)
 def test_unread_places(fields: dict[str, Any], cache_dtype: str, lnc: int) -> None:
     """The same bits whether such places hold zeros, NaN or infinities."""
@@ -142,12 +143,15 @@ def test_a_read_only_cache_is_refused_before_anything_is_written(
 
 
 SKIPS = [(np.uint32, SKIP_SLOT), (np.int32, -1), (np.int64, -1), (np.int64, SKIP_SLOT)]
+WRITES = [(1, False), (3, False), (3, True)]
+UPDATES = [
+    *((layout, *w, *SKIPS[0]) for layout in ("flat", "transposed", "block") for w in WRITES),
+    *(("flat", *WRITES[0], *skip) for skip in SKIPS[1:]),  # the host makes them all int32
+]
 
 
 @pytest.mark.parametrize("lnc", [1, 2])
-@pytest.mark.parametrize("dtype, skip", SKIPS)
-@pytest.mark.parametrize("tokens, wide", [(1, False), (3, False), (3, True)])
-@pytest.mark.parametrize("layout", ["flat", "transposed", "block"])
+@pytest.mark.parametrize("layout, tokens, wide, dtype, skip", UPDATES)
 def test_skipped_slots_write_nothing(
     layout: Any, tokens: int, wide: bool, dtype: type, skip: int, lnc: int
 ) -> None:

@@ -22,7 +22,8 @@ TEXT = (".py", ".h", ".cpp", ".md", ".toml", ".txt", ".svg", ".cmake", ".yaml", 
 
 def tree() -> list[Path]:
     """Every text file of the project."""
-    files = [path for path in ROOT.iterdir() if path.is_file()]
+    # In a git worktree .git is a file.
+    files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
     for folder in FOLDERS:
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [p for p in files if p.suffix in TEXT and "__pycache__" not in p.parts]

@@ -40,8 +40,9 @@ def _block_reasons(call: BlockCall) -> list[str]:
     block, cache = call.block, call.cache
     heads = block.heads
     found = []
-    if block.out is not None and block.out.weight.shape[1] % block.lnc:
-        found.append(f"the output's H must be a multiple of lnc = {block.lnc}")
+    features = 0 if block.out is None else block.out.weight.shape[1]
+    if features % block.lnc:
+        found.append(f"the output's H must be a multiple of lnc = {block.lnc}; this is {features}")
     if block.lnc == 2 and block.hidden % 2:
         found.append(f"on two cores X's H must be even; this is {block.hidden}")
     rows = call.batch * call.tokens
@@ -53,6 +54,7 @@ def _block_reasons(call: BlockCall) -> list[str]:
     if call.tokens > PMAX:
         found.append(f"S_tkg is at most {PMAX}; this is {call.tokens}")
     geometry = cache.geometry
-    if geometry.outer * geometry.length * geometry.kv_heads >= MAX_SLOTS:
-        found.append(f"the cache has at most {MAX_SLOTS} slots")
+    slots = geometry.outer * geometry.length * geometry.kv_heads
+    if slots >= MAX_SLOTS:
+        found.append(f"the slots of all KV heads are at most {MAX_SLOTS - 1}; this is {slots}")
     return found
