@@ -29,13 +29,13 @@ class Prepared:
 
     Attributes:
         panels: rewrite weights as panels.
-        rewritten: the projections for which that was done.
+        rewritten: `id` of the projections for which that was done; the objects are let go of.
     """
 
     panels: bool
     part: Any = None
     arrays: list[np.ndarray] = field(default_factory=list)
-    rewritten: list[Linear] = field(default_factory=list)
+    rewritten: set[int] = field(default_factory=set)
 
     def keep(self, array: np.ndarray) -> np.ndarray:
         """The same array, kept alive from now on."""
@@ -78,7 +78,7 @@ def prepare(part: P) -> P:
 
 def _released(linear: Linear, prepared: Prepared) -> Linear:
     """The projection without its weight's values, if they are in panels."""
-    if not any(linear is other for other in prepared.rewritten):
+    if id(linear) not in prepared.rewritten:
         return linear
     return replace(linear, weight=linear.weight.released())
 
@@ -133,7 +133,7 @@ def _linear(prepared: Prepared, linear: Linear, rows: int, sections: tuple[int, 
         memory = _aligned(part.panel_bytes())
         if part.use_panels(memory):
             prepared.keep(memory)
-            prepared.rewritten.append(linear)
+            prepared.rewritten.add(id(linear))
             return part
     prepared.keep(weight)
     return part
