@@ -97,9 +97,10 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
         else
             score_tile(query, rows, rows_of_tile.of(tile.k, tile.count, d), tile.count, d, scores,
                        tile.v);
-        const Upcoming<T> keys{next.k, transposed ? 0 : next.count, 0, row_bytes};
+        const Upcoming<T> keys{next.k, transposed ? 0u : static_cast<unsigned>(next.count),
+                               row_bytes};
         attend_tile(task, tile, rows_of_tile.of(tile.v, tile.count, d), scores, {m, l, acc}, keys);
-        for (int i = tile.count; i < keys.count; ++i) keys.fetch(i);
+        for (int i = tile.count; i < static_cast<int>(keys.count); ++i) keys.fetch(i);
     }
 }
 

@@ -11,22 +11,6 @@ namespace tkg {
 namespace {
 
 constexpr int max_d_head = 512;
-// Rows of K or V that will be needed next: `bytes` of each from `first` on.
-template <class T>
-struct Upcoming {
-    const T* const* row;
-    int count;
-    i64 first, bytes;
-
-    TKG_INLINE void fetch(int i) const {
-        if (i < count) prefetch(reinterpret_cast<const char*>(row[i]) + first, bytes);
-    }
-    // One of `parts` parts of each row, whole cache lines.
-    Upcoming part(i64 index, i64 parts) const {
-        const i64 size = round_up(ceil_div(bytes, parts), 64), begin = index * size;
-        return {row, count, first + begin, min_of(size, bytes - begin)};
-    }
-};
 
 // Positions beside each other in a register tile of R rows.
 template <int R>
@@ -62,9 +46,9 @@ TKG_INLINE void dot_tile(const float* q, const T* const* k, i64 d, float* scores
         __builtin_memcpy(scores + r * tile_len, sums + r * N, N * sizeof(float));
 }
 
-// K with d contiguous. The first rows ask for the rows of V, a cache line each now and then: many at
-// once would hold up the loads behind them. Behind the last of the `count` positions some scores are
-// written that mean nothing.
+// K with d contiguous. The first rows ask for the rows of V, a cache line each now and then: many
+// at once would hold up the loads behind them. Behind the last of the `count` positions some scores
+// are written that mean nothing.
 template <class T, class V>
 inline void score_tile(const float* q, int rows, const T* const* k, int count, i64 d, float* scores,
                        const V* const* v) {
