@@ -3,10 +3,11 @@
     python benchmarks/neuron_table.py [WORD ...]
 
 One row a shape: the time on nkisim, the DMA bound (the least HBM bytes at the full rate of the DMA
-engines), the busiest engine's own time, the time in units of the larger of the two, and HBM bytes
-moved in units of the least. Each shape is compared with float64 first, over a context as long as
-takes a moment; exit status 1 if an answer is wrong. With words, only the shapes whose description
-has one of them, as `llama3-8b-tp8` or `S_ctx=1024`.
+engines), the same with the latencies that no order hides, the busiest engine's own time, the time
+in units of the DMA bound or the engine's, and HBM bytes moved in units of the least. Each shape is
+compared with float64 first, over a context as long as takes a moment; exit status 1 if an answer is
+wrong. With words, only the shapes whose description has one of them, as `llama3-8b-tp8` or
+`S_ctx=1024`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ def by_layer() -> Iterator[Row]:
         layer = replace(LAYERS[name], name=name)
         if batch * layer.q_heads <= MOST_COLUMNS:
             yield Shape(layer, batch=batch, context=context), 1
+
+
+def by_format() -> Iterator[Row]:
+    """Every rank and batch, contexts that are not long: FP8, and pages; one core."""
+    for (dtype, cache), name, batch, context in itertools.product(
+        (("fp8", "flat"), ("bf16", "block"), ("fp8", "block")), RANKS, BATCHES, CONTEXTS[:2]
+    ):
+        layer = replace(LAYERS[name], name=name)
+        if batch * layer.q_heads <= MOST_COLUMNS:
+            yield Shape(layer, dtype, batch, context, cache=cache), 1  # pyright: ignore
 
 
 def by_cache() -> Iterator[Row]:
@@ -84,6 +95,7 @@ def cells(row: Row) -> list[str]:
     return [
         f"{found.modelled:,.1f}",
         f"{found.dma_bound:,.1f}",
+        f"{found.latency_bound:,.1f}",
         f"{found.engine_bound:,.1f} {found.engine}",
         f"{found.ratio:.2f}",
         f"{found.modelled / found.dma_bound:.2f}",
@@ -94,17 +106,18 @@ def cells(row: Row) -> list[str]:
 def table(title: str, rows: list[Row]) -> None:
     """Print one table as its rows are known."""
     print(f"**{title}**\n")
-    headings = "layer|formats|cache|B|S_ctx|cores|modelled us|DMA bound us|busiest engine us"
+    headings = "layer|formats|cache|B|S_ctx|cores|modelled us|DMA bound us|with latencies us"
+    headings += "|busiest engine us"
     headings += "|time / bound|time / DMA bound|bytes / least"
     print(f"| {headings.replace('|', ' | ')} |")
-    print("|---|---|---" + "|---:" * 5 + "|---" + "|---:" * 3 + "|")
+    print("|---|---|---" + "|---:" * 6 + "|---" + "|---:" * 3 + "|")
     for row in rows:
         shape, lnc = row
         size = [shape.layer.name, shape.dtype, shape.cache, shape.batch, shape.context, lnc]
         try:
             found = cells(row)
         except Unsupported as error:
-            found = ["; ".join(error.reasons.get("neuron", [])), *[""] * 5]
+            found = ["; ".join(error.reasons.get("neuron", [])), *[""] * 6]
         print(f"| {' | '.join([*map(str, size), *found])} |", flush=True)
     print()
 
@@ -115,6 +128,7 @@ def main() -> None:
     words = parser.parse_args().words
     for title, rows in (
         ("One core, flat bfloat16 cache", by_layer()),
+        ("One core, FP8 and pages of 32", by_format()),
         ("Layouts, FP8 and two cores (LNC=2)", by_cache()),
         ("Batches on a block cache (pages of 32), and the longest context", by_batch()),
     ):

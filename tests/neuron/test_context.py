@@ -126,10 +126,11 @@ def test_visible_from_positions(lnc: int, tokens: int, window: int) -> None:
     def body(sbm: Any, pos_ids: Any) -> tuple[Any, ...]:
         context = share_work(5, plan_context(length, length, 0, 5))[1]
         seen = visible_from_positions(sbm, context, pos_ids, tokens, window)
-        tiles = [None if tile is None else values_of(tile) for tile in (seen.scores, seen.slots)]
+        three = (seen.scores, seen.slots, seen.factors)
+        tiles = [None if tile is None else values_of(tile) for tile in three]
         return *tiles, places(context), shape_of(context)
 
-    for scores, slots, here, shape in on_cores(body, pos_ids, lnc=lnc):
+    for scores, slots, factors, here, shape in on_cores(body, pos_ids, lnc=lnc):
         at = np.array(here)[:, None, None]
         token = np.arange(tokens if window else 1)
         wanted = (at < start[:, None]) & np.ones(len(token), bool)
@@ -141,6 +142,7 @@ def test_visible_from_positions(lnc: int, tokens: int, window: int) -> None:
         if slots is not None:
             used = in_order(slots.transpose(0, 3, 1, 2), shape)
             np.testing.assert_array_equal(used != 0, wanted)
+            np.testing.assert_array_equal(factors[:, :, 0, :], (slots[:, :, 0, :] != 0) * 1)
 
 
 @pytest.mark.parametrize("kv", [2, 4])

@@ -12,7 +12,7 @@ from nkisim.report import Report
 from tests.calls import projection_check
 from tests.neuron.on_chip import close, on_cores, put, rng, rounded, values_of
 from tkg.backends.neuron import launch, layout
-from tkg.backends.neuron import output_projection_tkg as module
+from tkg.backends.neuron.output_columns import weights_stay
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.contract.quantization import QuantizationType
 from tkg.testing.case import ProjectionCase
@@ -267,6 +267,6 @@ def test_a_row_lies_on_every_partition_asked_for() -> None:
 def test_weights_stay_only_where_that_is_cheaper_and_fits() -> None:
     """Not for more than 64 rows, nor with more sums than PSUM has room for."""
     (got,) = on_cores(
-        lambda sbm: [module.weights_stay(*c) for c in ((1, 1024), (65, 128), (64, 8192), (8, 100))]
+        lambda sbm: [weights_stay(*c) for c in ((1, 1024), (65, 128), (64, 8192), (8, 100))]
     )
     assert got == [True, False, False, False]

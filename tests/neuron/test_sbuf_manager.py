@@ -50,6 +50,22 @@ def test_a_scope_gives_its_bytes_back() -> None:
     assert inside(body) == [0, 2, 5, 5, 2]
 
 
+def test_a_small_scope_may_keep_its_bytes() -> None:
+    """Until the scope around it is closed."""
+
+    def body(sbm: SbufManager) -> list[int]:
+        sbm.open_scope("a")
+        for units in (2, 3):
+            sbm.open_scope("b")
+            tile(sbm, units)
+            sbm.close_scope(keep=2 * ALIGNMENT)
+        second = tile(sbm, 1)
+        sbm.close_scope()
+        return [offset(t) // ALIGNMENT for t in (second, tile(sbm, 1))]
+
+    assert inside(body) == [2, 0]
+
+
 def test_the_heap_grows_down_and_fills_gaps() -> None:
     def body(sbm: SbufManager) -> list[int]:
         a = tile(sbm, 2, "a", heap=True)

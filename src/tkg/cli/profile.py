@@ -131,6 +131,8 @@ def _show(console: Console, found: Figures, report: Report) -> None:
     rate = found.bytes_per_us / 1000
     moved = f"{found.total.least / 1e6:,.2f} MB, each byte once, at {rate:,.0f} GB/s"
     table.add_row("DMA bound", f"{found.dma_bound:,.1f}", moved)
+    after = "and what comes before the first byte and after the last"
+    table.add_row("with latencies", f"{found.latency_bound:,.1f}", after)
     busy = f"{found.engine}: the time that its instructions hold it"
     table.add_row("busiest engine", f"{found.engine_bound:,.1f}", busy)
     table.add_row("time / bound", f"{found.ratio:.2f}", "the larger of the two bounds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from nkisim.chips import Chip
@@ -11,6 +12,9 @@ from tkg.contract.block import BlockCall
 from tkg.contract.cost import Call, cost
 from tkg.contract.keywords import BLOCK_NAMES
 from tkg.contract.projection import PROJECTION_NAMES
+
+KEEPS_CLOCK = "clock"
+"""What the multiplies write that keep the tensor engine's clock up: no work of the call's."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,15 @@ class Figures:
     Attributes:
         modelled: from the first instruction to the last result.
         dma_bound: the least HBM bytes of the call at `bytes_per_us`, all DMA engines busy.
+        latency_bound: the same, and the latencies before the first and after the last byte that
+            the tensor engine multiplies, which no order of the transfers hides.
         engine, engine_bound: the busiest engine and the time that its instructions hold it.
         tensors: HBM traffic, most bytes first; `total` is their sum.
     """
 
     modelled: float
     dma_bound: float
+    latency_bound: float
     bytes_per_us: float
     engine: str
     engine_bound: float
@@ -71,12 +78,44 @@ def figures(call: Call, report: Report) -> Figures:
     read, written = sum(t.read for t in tensors), sum(t.written for t in tensors)
     total = Traffic("all", read, written, sum(least.values()))
     rate = dma_bytes_per_us(report.program.chip, len(report.program.cores))
-    busiest = max(report.engines, key=lambda use: use.busy_us)
-    several = len(report.program.cores) > 1
-    name = busiest.engine + (f" (core {busiest.core})" if several else "")
+    name, needed = busiest_engine(report)
     return Figures(
-        report.latency_us, total.least / rate, rate, name, busiest.busy_us, tuple(tensors), total
-    )
+        report.latency_us, total.least / rate, latency_bound(call, report.program.chip, rate), rate,
+        name, needed, tuple(tensors), total,
+    )  # fmt: skip
+
+
+def busiest_engine(report: Report) -> tuple[str, float]:
+    """The engine with the most work that the answer needs, and how long that holds it, in us."""
+    idle = defaultdict[tuple[int, str], float](float)
+    timeline = report.timeline
+    for record, start, held in zip(timeline.records, timeline.start, timeline.held, strict=True):
+        if record.writes and record.writes[0].allocation.name == KEEPS_CLOCK:
+            idle[record.core, "Tensor"] += held - start
+    busy = {
+        (use.core, use.engine): use.busy_us - idle[use.core, use.engine] / 1000
+        for use in report.engines
+    }
+    core, engine = max(busy, key=lambda key: busy[key])
+    several = len(report.program.cores) > 1
+    return engine + (f" (core {core})" if several else ""), busy[core, engine]
+
+
+def latency_bound(call: Call, chip: Chip, rate: float) -> float:
+    """The time of what must happen one after the other, in us: the first transfer's start; all
+    weights and cached slots at `rate`, each of which is multiplied; of the last one its completion,
+    a multiply, a copy out of PSUM, and the output's transfer."""
+    dma, tensor, vector = chip.dma, chip.tensor, chip.vector
+    least, written = least_bytes(call), cost(call).written_bytes
+    multiplied = sum(least.get(name, 0) for name in ("W_qkv", "W_out", "weight"))
+    for x in "KV":
+        multiplied += max(0, least.get(f"{x}_cache", 0) - written.get(f"{x}_out", 0))
+    start = min(way.start_ns for way in (dma.static, dma.software, dma.hardware) if way)
+    multiply = tensor.load_ns + tensor.min_cycles / tensor.ghz + tensor.fixed_ns
+    copy = vector.min_cycles / vector.ghz + vector.fixed_ns
+    after = dma.finish_ns + multiply + copy + start + dma.row_ns + dma.finish_ns
+    waits = 2 * chip.sync.semaphore_ns
+    return multiplied / rate + (start + after + waits) / 1000
 
 
 def dma_bytes_per_us(chip: Chip, cores: int) -> float:

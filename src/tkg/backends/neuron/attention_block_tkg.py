@@ -12,21 +12,19 @@ partitions, which is what each next matmul contracts over.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.attention_tkg import attention_tkg
+from tkg.backends.neuron.attention_tkg import Landmarks, attention_tkg
 from tkg.backends.neuron.cache_reads import CacheReader, block_rows
 from tkg.backends.neuron.cache_update_tkg import (
-    NewTokens,
     Slots,
     cache_update_tkg,
     new_outputs,
-    rows_of_heads,
 )
+from tkg.backends.neuron.clock import Clock
 from tkg.backends.neuron.context import (
     plan_context,
     visible_from_mask,
     visible_from_positions,
 )
-from tkg.backends.neuron.fp8_codes import common_nan, rounded_dtype
 from tkg.backends.neuron.input_norm_tkg import (
     HiddenSplit,
     input_norm_tkg,
@@ -34,22 +32,29 @@ from tkg.backends.neuron.input_norm_tkg import (
     load_hidden,
 )
 from tkg.backends.neuron.layout import (
-    FP8_MAX,
     PMAX,
+    copy,
     head_parts,
-    scalar_column,
+    hidden_share,
     swap_with_peer,
 )
+from tkg.backends.neuron.new_heads import (
+    HeadNorms,
+    NewHeads,
+    load_cache_scales,
+    norm_and_rotate,
+)
 from tkg.backends.neuron.new_tokens import load_sink
+from tkg.backends.neuron.output_columns import OutputColumns
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.backends.neuron.prepared_queries import parity_picks, prepare_queries
-from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
-from tkg.backends.neuron.qkv_projection_tkg import QkvScales, qkv_projection_tkg
-from tkg.backends.neuron.rope_tkg import load_rope, rope_tkg
+from tkg.backends.neuron.qkv_projection_tkg import QkvProjection, QkvScales
+from tkg.backends.neuron.rope_tkg import load_rope
 from tkg.backends.neuron.sbuf_manager import SbufManager
 from tkg.contract.quantization import QuantizationType
 
-LAST_LOADS = 3  # loads of the cache that the projection's weights need not wait for
+LATE_ROWS = 32  # up to which K and V of the new tokens wait for the first of the cache
+LAST_LOADS = 4  # of Q's weights, that come before what another queue loads next
 
 
 def attention_block_tkg(
@@ -123,6 +128,8 @@ def attention_block_tkg(
     if block:
         table = block_rows(manager, active_blocks_table, here, V.shape[0], V.shape[1])
     reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
+    load_exp(manager)
+    clock = Clock(manager)
     x, split = load_input(manager, X, sizes.rows, X_hidden_dim_actual)
     if rmsnorm_X_enabled:
         gamma = None
@@ -150,62 +157,63 @@ def attention_block_tkg(
         where = Slots(manager, (K, V), kv_cache_update_idx, sizes.tokens, K_cache_transposed, block)
     scales = load_cache_scales(manager, k_scale, v_scale)
     picks = parity_picks(manager, reader)
-    qkv = qkv_projection_tkg(manager, x, split, W_qkv, sizes.sections(), qkv_scales)
-    q, k, v = sizes.split(qkv)
-    if rmsnorm_QK_pre_rope_enabled:
-        qk_norm_tkg(
-            manager, q, rmsnorm_QK_pre_rope_W_Q, rmsnorm_QK_pre_rope_eps, "pre_rope_q", sizes.parts
-        )
-        qk_norm_tkg(
-            manager, k, rmsnorm_QK_pre_rope_W_K, rmsnorm_QK_pre_rope_eps, "pre_rope_k", sizes.parts
-        )
-    if tables != None:
-        rope_tkg(manager, q, tables, "rope_q")
-        rope_tkg(manager, k, tables, "rope_k")
-    if rmsnorm_QK_post_rope_enabled:
-        qk_norm_tkg(
-            manager,
-            q,
-            rmsnorm_QK_post_rope_W_Q,
-            rmsnorm_QK_post_rope_eps,
-            "post_rope_q",
-            sizes.parts,
-        )
-        qk_norm_tkg(
-            manager,
-            k,
-            rmsnorm_QK_post_rope_W_K,
-            rmsnorm_QK_post_rope_eps,
-            "post_rope_k",
-            sizes.parts,
-        )
-    new = round_new(manager, sizes, k, v, K, scales, K_cache_transposed)
+    columns = None
+    if W_out != None:
+        share = hidden_share(W_out.shape[1])[1]
+        columns = OutputColumns(share, sizes.rows, transposed_out, out_in_sb)
+        by_row = quantization_type_out == QuantizationType.ROW
+        columns.load(manager, bias_out, weight_dequant_scale_out if by_row else None)
+    q = manager.stack((sizes.size, sizes.q_heads * sizes.parts, sizes.rows), nl.float32, "q")
+    heads = NewHeads(manager, sizes, K, K_cache_transposed)
+    manager.open_scope("qkv_projection")
+    projection = QkvProjection(manager, x, split, W_qkv, sizes.sections(), qkv_scales)
+    projection.project(q, 0, "q")
+    reader.wait_for = projection.ring.loads[-LAST_LOADS : 1 - LAST_LOADS]
+    pre = (rmsnorm_QK_pre_rope_enabled, rmsnorm_QK_pre_rope_eps)
+    post = (rmsnorm_QK_post_rope_enabled, rmsnorm_QK_post_rope_eps)
+    q_norms = head_norms("q", pre, rmsnorm_QK_pre_rope_W_Q, post, rmsnorm_QK_post_rope_W_Q)
+    k_norms = head_norms("k", pre, rmsnorm_QK_pre_rope_W_K, post, rmsnorm_QK_post_rope_W_K)
+    heads.prepare(projection, k_norms, tables, scales)
+    late = not skip_attention and sizes.rows <= LATE_ROWS
+    if not late:
+        heads.make()
+        manager.close_scope()
+    norm_and_rotate(manager, q, q_norms, tables, sizes.parts)
+    new = heads.new
+    landmarks = Landmarks()
     if skip_attention:
         nisa.tensor_copy(attention, sizes.heads_of(q).permute((0, 2, 1, 3)))
     else:
         scale = sizes.d_head**-0.5 if softmax_scale == None else softmax_scale
         queries = prepare_queries(manager, q, scale, picks, new, (X.dtype, K.dtype))
         shared = here.groups < context.groups
-        attention_tkg(manager, queries, reader, visible, rows, attention, shared)
+        if late:
+            queries.made_by(heads)
+        landmarks = attention_tkg(manager, queries, reader, visible, rows, attention, shared)
+        if late:
+            manager.close_scope()
+        clock.keep(landmarks.scored)
         if attention_scale != 1.0:
             nisa.tensor_scalar(attention, attention, nl.multiply, attention_scale)
         if rows[1] < sizes.batch:
             swap_rows(attention, rows)
-    K_out, V_out = K_cache, V_cache
-    if update_cache:
-        cache_update_tkg(new, where, reader.loads)
-    else:
-        K_out, V_out = new_outputs(new, K.dtype, len(V_cache.shape) == 4)
     if W_out != None:
         out = output_projection_tkg(
             attention, W_out, bias_out, quantization_type_out, weight_dequant_scale_out,
             input_dequant_scale_out, transposed_out, out_in_sb, manager,
-            reader.loads[-LAST_LOADS : 1 - LAST_LOADS],
+            reader.near_end(), columns,
         )  # fmt: skip
     elif out_in_sb:
         nisa.tensor_copy(out, attention)
     else:
         out = attention_to_hbm(attention, sizes.parts)
+    clock.keep(landmarks.weighed)
+    # Last: what starts these DMAs has nothing else to do then.
+    K_out, V_out = K_cache, V_cache
+    if update_cache:
+        cache_update_tkg(new, where, reader.loads + landmarks.written)
+    else:
+        K_out, V_out = new_outputs(new, K.dtype, len(V_cache.shape) == 4)
     manager.free_ring("qkv.weights")
     manager.close_scope()
     return out, K_out, V_out
@@ -229,12 +237,6 @@ class Sizes(nl.NKIObject):
         """The heads of Q, of K or V, and their size, where each part of a head counts as one."""
         return self.q_heads * self.parts, self.kv_heads * self.parts, self.size
 
-    def split(self, qkv):
-        """Q, K and V of [d/parts, heads*parts, R]."""
-        first = self.q_heads * self.parts
-        end = first + self.kv_heads * self.parts
-        return qkv[:, 0:first, :], qkv[:, first:end, :], qkv[:, end:, :]
-
     def heads_of(self, t):
         """[d/parts, heads*parts, R] as [d/parts, heads*parts, B, S]."""
         return t.reshape((self.size, t.shape[1], self.batch, self.tokens))
@@ -257,29 +259,11 @@ def context_length(V, table, mask, tokens):
     return slots, mask.shape[0] - tokens
 
 
-def round_new(manager, sizes, k, v, K, scales, transposed):
-    """The new K and V, scaled for an FP8 cache and rounded to its dtype, in the forms that
-    attention and the cache take."""
-    if scales != None:
-        scale_for_fp8(k, scales[0])
-        scale_for_fp8(v, scales[1])
-    dtype = rounded_dtype(K.dtype)
-    tiles = []
-    for name, t in (("k_new", k), ("v_new", v)):
-        tile = manager.stack(t.shape, dtype, name)
-        nisa.tensor_copy(tile, t)
-        tiles.append(tile)
-    k_rows = []
-    if not transposed:
-        k_rows = rows_of_heads(manager, k, dtype, "k_rows", sizes.tokens)
-    v_rows = rows_of_heads(manager, v, dtype, "v_rows", sizes.tokens)
-    if dtype != K.dtype:
-        for tile in tiles + v_rows + k_rows:
-            common_nan(manager, tile, "nan_codes")
-        v_rows = [tile.view(K.dtype) for tile in v_rows]
-        k_rows = [tile.view(K.dtype) for tile in k_rows]
-    heads = [sizes.heads_of(tile) for tile in tiles]
-    return NewTokens(heads[0], heads[1], k_rows, v_rows, sizes.parts)
+def head_norms(name, pre, pre_weight, post, post_weight):
+    """The `HeadNorms` of Q or K; `pre`, `post`: (enabled, eps)."""
+    before = (pre_weight, pre[1]) if pre[0] else None
+    after = (post_weight, post[1]) if post[0] else None
+    return HeadNorms(name, before, after)
 
 
 def attention_to_hbm(attention, parts):
@@ -292,11 +276,11 @@ def attention_to_hbm(attention, parts):
     if parts % 2 == 0:
         share = heads // nl.num_programs(0)
         here = slice(nl.program_id(0) * share, (nl.program_id(0) + 1) * share)
-        nisa.dma_copy(turned[:, :, here, :], attention[:, :, here, :])
+        copy(turned[:, :, here, :], attention[:, :, here, :])
     else:
         share = size // nl.num_programs(0)
         here = slice(nl.program_id(0) * share, (nl.program_id(0) + 1) * share)
-        nisa.dma_copy(turned[here, :, :, :], attention[here, :, :, :])
+        copy(turned[here, :, :, :], attention[here, :, :, :])
     return out
 
 
@@ -328,21 +312,11 @@ def load_input(manager, X, rows, hidden_actual):
     return load_hidden(manager, X, split, rows), split
 
 
-def load_cache_scales(manager, k_scale, v_scale):
-    """The scales of an FP8 cache, [1, 1] or [128, 1] in HBM, as columns [128, 1]; None without."""
-    if k_scale == None:
-        return None
-    columns = manager.ring(2, (PMAX, 1), nl.float32, "cache.scale")
-    scalar_column(columns[0], k_scale)
-    scalar_column(columns[1], v_scale)
-    return columns
-
-
-def scale_for_fp8(t, column):
-    """t = clip(t * column, +-240), in place."""
-    part = column[0 : t.shape[0], :]
-    nisa.tensor_scalar(t, t, nl.multiply, part, op1=nl.minimum, operand1=FP8_MAX)
-    nisa.tensor_scalar(t, t, nl.maximum, -FP8_MAX)
+def load_exp(manager):
+    """Has Scalar load its table for exp while there is nothing else to do."""
+    tile = manager.stack((1, 1), nl.float32, "exp")
+    nisa.memset(tile, 0.0)
+    nisa.activation(tile, nl.exp, tile)
 
 
 def swap_rows(attention, mine):

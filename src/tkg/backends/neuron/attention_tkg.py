@@ -8,8 +8,8 @@
 Positions are on the partitions for scores and p, so K^T and V are both stationary operands just as
 they come from HBM, and neither p nor the output is ever transposed. What lies on all partitions:
 m and l (made equal there by a matmul with ones). A *partial* is (m, l, acc) over some positions.
-It begins with the new tokens and the sink, which wait for no cache; each pass over cached positions
-scales it to the larger m and adds its own. Each core of a pair may hold one: two are merged.
+It begins with a pass over cached positions; the new tokens and the sink, and each further pass,
+scale it to the larger m and add their own. Each core of a pair may hold one: two are merged.
 """
 
 import nki.isa as nisa
@@ -17,86 +17,34 @@ import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, PMAX, factors
 from tkg.backends.neuron.matrices import filled
-from tkg.backends.neuron.new_tokens import new_tokens
+from tkg.backends.neuron.new_tokens import add_new_token, new_tokens, sees_itself
 from tkg.backends.neuron.nonfinite_values import NonfiniteValues
-from tkg.backends.neuron.partials import MASKED, finish, new_partial, rescale, share
+from tkg.backends.neuron.partials import (
+    FLOOR,
+    MASKED,
+    finish,
+    new_partial,
+    rescale,
+    share,
+    swap_partials,
+)
+from tkg.backends.neuron.queries import cut_queries
 
+MERGED = 256  # most columns whose partials are merged with all new tokens at once
+HALVED = 1024  # most scores of a pass on a partition from which m is taken by two engines
 SCORE_BYTES = 16 * 1024  # a partition, for the scores of one pass
 
 
-class Queries(nl.NKIObject):
-    """`q`: for each part of a head the tiles [d/parts, N, B, S] that sum to the scaled queries, in
-    dtypes that multiply the cache's; `keyed`: the same in the parts that K^T comes in. `kind`: the
-    dtype of probabilities. `k`, `v`: the new tokens' K and V, [d/parts, kv*parts, B, S'], rounded
-    to the cache's dtype. `place`: the first KV head and the first token, where these are some of
-    the queries of a row."""
-
-    def __init__(self, q, keyed, kind, k, v, place=(0, 0)):
-        self.q = q
-        self.keyed = keyed
-        self.kind = kind
-        self.k = k
-        self.v = v
-        self.parts = len(q)
-        self.size = q[0][0].shape[0]
-        self.heads = q[0][0].shape[1]
-        self.kv_heads = k.shape[1] // self.parts
-        self.group = self.heads // self.kv_heads
-        self.tokens = q[0][0].shape[3]
-        self.new = k.shape[3]
-        self.first_kv, self.first_token = place
-
-    def cut(self, cut):
-        """The queries of a `Cut`."""
-        heads, tokens = cut.heads, cut.tokens
-        q = [[tile[:, heads, :, tokens] for tile in part] for part in self.q]
-        keyed = [[tile[:, heads, :, tokens] for tile in part] for part in self.keyed]
-        kv = slice(cut.kv.start * self.parts, cut.kv.stop * self.parts)
-        place = (cut.kv.start, cut.tokens.start)
-        return Queries(q, keyed, self.kind, self.k[:, kv, :, :], self.v[:, kv, :, :], place)
-
-    def columns(self):
-        """Columns of one row of the batch."""
-        return self.heads * self.tokens
-
-
-class Cut(nl.NKIObject):
-    """Some queries of each row, as slices: KV heads, their query heads, and tokens."""
-
-    def __init__(self, kv, heads, tokens):
-        self.kv = kv
-        self.heads = heads
-        self.tokens = tokens
-
-
-def cut_queries(queries):
-    """[Cut] of all queries of a row, each of no more columns than there are partitions."""
-    group, tokens = queries.group, queries.tokens
-    cuts = []
-    if group * tokens <= PMAX:
-        step = PMAX // (group * tokens)
-        for kv in range(0, queries.kv_heads, step):
-            last = min(kv + step, queries.kv_heads)
-            cuts.append(Cut(slice(kv, last), slice(kv * group, last * group), slice(0, tokens)))
-        return cuts
-    heads = min(group, PMAX)
-    step = PMAX // heads
-    for kv in range(queries.kv_heads):
-        for h in range(kv * group, (kv + 1) * group, heads):
-            last = min(h + heads, (kv + 1) * group)
-            for t in range(0, tokens, step):
-                chosen = slice(t, min(t + step, tokens))
-                cuts.append(Cut(slice(kv, kv + 1), slice(h, last), chosen))
-    return cuts
-
-
 class Pass(nl.NKIObject):
-    """Rows first..first+count of the batch over one part of the context."""
+    """Rows first..first+count of the batch over one part of the context; pass number `turn`.
+    `begins`: whether it is those rows' first. `total`: their partial."""
 
-    def __init__(self, first, count, context):
-        self.first = first
-        self.count = count
+    def __init__(self, rows, context, turn, begins):
+        self.first, self.count = rows
         self.context = context
+        self.turn = turn
+        self.begins = begins
+        self.total = None
 
 
 def plan_passes(queries, first_row, rows, reader):
@@ -114,7 +62,7 @@ def plan_passes(queries, first_row, rows, reader):
         n = min(count, first_row + rows - first)
         for g in range(0, context.groups, groups):
             part = context.part(context.first_group + g, min(groups, context.groups - g))
-            plan.append(Pass(first, n, part))
+            plan.append(Pass((first, n), part, len(plan), g == 0))
     return plan
 
 
@@ -122,60 +70,121 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, shared):
     """Writes out [d/parts, B, N*parts, S] for rows (first, count) of the batch.
 
     `shared`: whether the other core has the other part of the context. Where a row has more queries
-    than there are partitions, some are done at a time.
+    than there are partitions, some are done at a time. Returns the `Landmarks` of the last.
     """
     cuts = cut_queries(queries)
     if len(cuts) == 1:
-        attend(sbm, queries, reader, visibility, rows, (out, shared))
-        return
+        return attend(sbm, queries, reader, visibility, rows, (out, shared))
+    if queries.maker != None:
+        queries.maker.make()
     for row in range(rows[0], rows[0] + rows[1]):
         for cut in cuts:
             heads = slice(cut.heads.start * queries.parts, cut.heads.stop * queries.parts)
             target = out[:, :, heads, cut.tokens]
             some, seen_by = queries.cut(cut), visibility.cut(cut)
-            attend(sbm, some, reader, seen_by, (row, 1), (target, shared))
+            landmarks = attend(sbm, some, reader, seen_by, (row, 1), (target, shared))
+    return landmarks
+
+
+class Landmarks(nl.NKIObject):
+    """Instructions of attention that others come after, as lists: `scored`, `weighed`: those which
+    empty PSUM of the last scores, and of the last sums over V, whereupon the tensor engine waits;
+    `written`: those which write the output."""
+
+    def __init__(self):
+        self.scored = []
+        self.weighed = []
+        self.written = []
 
 
 def attend(sbm, queries, reader, visibility, rows, target):
     """`attention_tkg` for queries that fit the partitions; `target`: (out, shared)."""
     out, shared = target
     first, count = rows
-    columns = queries.columns()
     plan = plan_passes(queries, first, count, reader)
     sbm.open_scope("attention")
-    total = new_partial(sbm, queries, count * columns, "attention.total")
-    nonfinite = None
-    if visibility.slots == None:
-        unit = queries.group * queries.tokens
-        nonfinite = NonfiniteValues(sbm, reader.context.run, reader.d_head, unit)
-    buffers = Buffers(sbm, queries, plan, nonfinite)
-    score(queries, reader, visibility, plan[0], buffers, 0)
-    step = max(1, SCORE_BYTES // (4 * columns * queries.new))
-    for b in range(first, first + count, step):
-        n = min(step, first + count - b)
-        here = total.part((b - first) * columns, n * columns)
-        new_tokens(sbm, queries, visibility, (b, n), here, 0.5 if shared else 1.0)
+    merge = Merge(sbm, queries, visibility, rows, shared, len(plan))
+    columns = queries.columns()
+    for this in plan:
+        this.total = merge.total.part((this.first - first) * columns, this.count * columns)
+    buffers = Buffers(sbm, queries, plan, reader, visibility)
+    score(queries, reader, visibility, plan[0], buffers)
+    if queries.maker != None:
+        queries.maker.make()
+    find_largest(queries, plan[0], buffers)
     for i in range(len(plan)):
-        this = plan[i]
         if i + 1 < len(plan):
             # The next pass's scores first, so that the tensor engine has work during this softmax.
-            score(queries, reader, visibility, plan[i + 1], buffers, i + 1)
-        here = total.part((this.first - first) * columns, this.count * columns)
-        softmax(queries, this, buffers, i, here)
-        weigh(sbm, queries, reader, visibility, this, (buffers, i), here)
-    if shared:
-        share(sbm, queries, total)
-    finish(queries, total, out[:, first : first + count, :, :])
+            score(queries, reader, visibility, plan[i + 1], buffers)
+            find_largest(queries, plan[i + 1], buffers)
+        softmax(queries, plan[i], buffers)
+        weigh(sbm, queries, reader, visibility, plan[i], buffers)
+        merge.after_pass(sbm, queries, visibility, plan[i])
+    landmarks = buffers.landmarks
+    landmarks.weighed = landmarks.weighed + merge.after_all(sbm, queries, visibility, rows)
+    masked = visibility.new != None
+    landmarks.written = finish(queries, merge.total, out[:, first : first + count, :, :], masked)
     sbm.close_scope()
+    return landmarks
+
+
+class Merge(nl.NKIObject):
+    """The partial `total` of some rows, and when what is not in the cache is added: the new tokens
+    after the rows' first pass; but last where there is no other pass, or where the other core's
+    partial comes (`shared`), together with that if there is one new token a row."""
+
+    def __init__(self, sbm, queries, visibility, rows, shared, passes):
+        columns = rows[1] * queries.columns()
+        self.shared = shared
+        self.together = sees_itself(queries, visibility) and columns <= MERGED
+        self.together = self.together and (shared or passes == 1)
+        slots = 1
+        if self.together:
+            slots = 2 + (1 if shared else 0) + (0 if visibility.sink == None else 1)
+        self.total, self.whole = new_partial(sbm, queries, columns, "attention.total", slots)
+        self.last = []
+
+    def after_pass(self, sbm, queries, visibility, this):
+        if this.begins and not self.shared and not self.together:
+            self.last = add_new(sbm, queries, visibility, (this.first, this.count), this.total)
+
+    def after_all(self, sbm, queries, visibility, rows):
+        """Returns the instructions which empty PSUM of the new tokens' scores."""
+        if self.together:
+            if self.shared:
+                swap_partials(self.whole[:, :, 0, :], self.whole[:, :, 1, :])
+            used = 2 if self.shared else 1
+            return add_new_token(sbm, queries, visibility, rows, self.whole, used)
+        if self.shared:
+            share(sbm, queries, self.total, self.whole)
+            return add_new(sbm, queries, visibility, rows, self.total)
+        return self.last
+
+
+def add_new(sbm, queries, visibility, rows, total):
+    """Adds the new tokens of rows (first, count) to their partial, as many as may be at a time.
+    Returns the instructions after which the tensor engine is free."""
+    first, count = rows
+    columns = queries.columns()
+    step = max(1, SCORE_BYTES // (4 * columns * queries.new))
+    for row in range(0, count, step):
+        n = min(step, count - row)
+        part = total.part(row * columns, n * columns)
+        done = new_tokens(sbm, queries, visibility, (first + row, n), part)
+    return done
 
 
 class Buffers(nl.NKIObject):
     """What two passes in flight need: scores and probabilities [128, rows, q heads * S, tiles],
-    single values a column; a matrix of ones; and what it takes where not all queries of a unit see
-    the same slots, else None."""
+    single values a column; a matrix of ones; what it takes where not all queries of a unit see the
+    same slots, else None; and the `landmarks` so far."""
 
-    def __init__(self, sbm, queries, plan, nonfinite):
-        self.nonfinite = nonfinite
+    def __init__(self, sbm, queries, plan, reader, visibility):
+        self.landmarks = Landmarks()
+        self.nonfinite = None
+        if visibility.slots == None:
+            unit = queries.group * queries.tokens
+            self.nonfinite = NonfiniteValues(sbm, reader.context.run, reader.d_head, unit)
         rows = max([part.count for part in plan])
         tiles = max([part.context.tiles() for part in plan])
         columns = queries.columns()
@@ -188,10 +197,10 @@ class Buffers(nl.NKIObject):
         self.largest = sbm.ring(2, (PMAX, 1), nl.float32, "attention.largest")
 
 
-def score(queries, reader, visibility, this, buffers, turn):
+def score(queries, reader, visibility, this, buffers):
     """scores = K q where a slot counts, MASKED elsewhere."""
     context = this.context
-    scores = buffers.scores[turn % 2]
+    scores = buffers.scores[this.turn % 2]
     nisa.memset(scores, MASKED, engine=nisa.engine.gpsimd)
     # As many rows as a PSUM bank holds are copied at once, or a KV head of one.
     size = queries.columns() * context.run
@@ -208,12 +217,14 @@ def score(queries, reader, visibility, this, buffers, turn):
             part = scores[0 : context.height(g), row : row + len(rows), :, tiles]
             for kvs in heads:
                 columns = slice(kvs[0] * unit, (kvs[-1] + 1) * unit)
-                score_units(queries, reader, visibility, (rows, kvs, there), part[:, :, columns, :])
+                units = (rows, kvs, there)
+                target = part[:, :, columns, :]
+                buffers.landmarks.scored = score_units(queries, reader, visibility, units, target)
 
 
 def score_units(queries, reader, visibility, which, scores):
     """Scores [positions, rows, columns, run] of `which`: (rows, KV heads, group); several of them
-    only if they fit a PSUM bank."""
+    only if they fit a PSUM bank. Returns the last instructions."""
     rows, kvs, group = which
     height, _, columns, run = scores.shape
     n = min(run, BANK // columns)
@@ -232,7 +243,8 @@ def score_units(queries, reader, visibility, which, scores):
         counts = seen(visibility.scores, (height, rows, range(first, first + tiles)), queries)
         heads = slice(kvs[0] * queries.group, (kvs[-1] + 1) * queries.group)
         target = scores[:, :, :, l : l + tiles]
-        nisa.tensor_copy_predicated(target, psum, counts[:, :, heads, :, :])
+        done = nisa.tensor_copy_predicated(target, psum, counts[:, :, heads, :, :])
+    return [done]
 
 
 def multiply_keys(queries, reader, tile, place, unit, psum):
@@ -260,15 +272,14 @@ def seen(mask, where, queries):
     return part.permute((0, 1, 3, 4, 2))
 
 
-def softmax(queries, this, buffers, turn, total):
-    """p = exp(scores - m) into the pass's weights; `total` scaled to the new m, and the sums of p
-    added to its l."""
+def find_largest(queries, this, buffers):
+    """The largest score of each column of a pass, FLOOR at least, on every partition: into the
+    partial's m where the pass begins it, else into the pass's columns."""
+    turn = this.turn
     tiles = this.context.tiles()
     width = this.count * queries.columns()
-    flat = (PMAX, width, tiles)
-    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
-    weights = buffers.weights[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
-    part, m, scale = [tile[:, 0:width] for tile in buffers.columns[turn % 2]]
+    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:tiles].reshape((PMAX, width, tiles))
+    part, m = [tile[:, 0:width] for tile in buffers.columns[turn % 2][0:2]]
     nisa.tensor_reduce(part, nl.maximum, scores, axis=2)
     largest = buffers.largest[turn % 2][0:width, :]
     turned = nl.ndarray((width, PMAX), nl.float32, buffer=nl.psum)
@@ -277,20 +288,45 @@ def softmax(queries, this, buffers, turn, total):
     # Turned back from a view that repeats each value: no arithmetic, so a NaN stays in its column.
     everywhere = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
     nisa.nc_transpose(everywhere, largest.broadcast(1, PMAX), engine=nisa.engine.tensor)
-    nisa.tensor_tensor(m, everywhere, total.m, nl.maximum)
-    shift = m.expand_dim(2).broadcast(2, tiles)
-    nisa.tensor_tensor(scores, scores, shift, nl.subtract, engine=nisa.engine.gpsimd)
-    nisa.activation(weights, nl.exp, scores)
+    nisa.tensor_scalar(this.total.m if this.begins else m, everywhere, nl.maximum, FLOOR)
+
+
+def softmax(queries, this, buffers):
+    """p = exp(scores - m) into the pass's weights; the partial scaled to the new m, and the sums of
+    p added to its l."""
+    turn, total = this.turn, this.total
+    tiles = this.context.tiles()
+    width = this.count * queries.columns()
+    flat = (PMAX, width, tiles)
+    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
+    weights = buffers.weights[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
+    part, m, scale = [tile[:, 0:width] for tile in buffers.columns[turn % 2]]
+    if this.begins:
+        m = total.m
+    else:
+        nisa.tensor_tensor(m, m, total.m, nl.maximum)
+    # In two halves where that is sooner done, each by an engine of its own.
+    step = -(-tiles // 2) if PMAX < tiles * width <= HALVED else tiles
+    for first in range(0, tiles, step):
+        here = slice(first, min(first + step, tiles))
+        part_of = scores[:, :, here]
+        shift = m.expand_dim(2).broadcast(2, part_of.shape[2])
+        by = nisa.engine.vector if first > 0 else nisa.engine.gpsimd
+        nisa.tensor_tensor(part_of, part_of, shift, nl.subtract, engine=by)
+        nisa.activation(weights[:, :, here], nl.exp, part_of)
     nisa.tensor_reduce(part, nl.add, weights, axis=2)
     sums = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
     nisa.nc_matmul(sums, buffers.ones, part, accumulate=False)
-    rescale(total, m, scale)
-    nisa.tensor_tensor(total.l, sums, total.l, nl.add)
+    if this.begins:
+        nisa.tensor_copy(total.l, sums)
+    else:
+        rescale(total, m, scale)
+        nisa.tensor_tensor(total.l, sums, total.l, nl.add)
 
 
-def weigh(sbm, queries, reader, visibility, this, place, total):
-    """acc += V^T p; `place`: (buffers, turn)."""
-    buffers, turn = place
+def weigh(sbm, queries, reader, visibility, this, buffers):
+    """acc += V^T p."""
+    turn = this.turn
     nonfinite = buffers.nonfinite
     context = this.context
     columns = queries.columns() // queries.kv_heads
@@ -308,7 +344,11 @@ def weigh(sbm, queries, reader, visibility, this, place, total):
         b, kv = this.first + unit // queries.kv_heads, unit % queries.kv_heads
         for g in range(context.groups):
             there = context.first_group - reader.context.first_group + g
-            values = reader.values(b, queries.first_kv + kv, there, slots_of(visibility, b, kv))
+            slots = slots_of(visibility, b, kv)
+            factors_here = None
+            if slots != None and visibility.factors != None:
+                factors_here = visibility.factors[:, b, 0, :]
+            values = reader.values(b, queries.first_kv + kv, there, slots, factors_here)
             height = context.height(g)
             tiles = slice(g * context.run, (g + 1) * context.run)
             weights = [part[0:height, unit, :, tiles].permute((0, 2, 1)) for part in parts]
@@ -321,8 +361,12 @@ def weigh(sbm, queries, reader, visibility, this, place, total):
                 add_products(counts[:, :, unit, :], marks, (who,), g > 0)
             add_products(psum[:, :, unit, :], values, weights, g > 0)
     for part in range(queries.parts):
-        acc = total.acc[part]
-        nisa.tensor_tensor(acc, psum[:, part, :, :].reshape(acc.shape), acc, nl.add)
+        acc = this.total.acc[part]
+        products = psum[:, part, :, :].reshape(acc.shape)
+        if this.begins:
+            buffers.landmarks.weighed = [nisa.tensor_copy(acc, products)]
+        else:
+            buffers.landmarks.weighed = [nisa.tensor_tensor(acc, products, acc, nl.add)]
         if counts != None:
             nonfinite.put_back(acc, counts[:, part, :, :].reshape(acc.shape))
     sbm.close_scope()

@@ -13,9 +13,13 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.fp8_codes import reader_of, values_of
-from tkg.backends.neuron.layout import PMAX, RING, head_parts, load_small
-from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
+from tkg.backends.neuron.layout import PMAX, RING, copy, copy_turned, head_parts, load_small
+from tkg.backends.neuron.sbuf_manager import SMALL, bytes_of, row_bytes
 
+FINE_TILES = 4  # of V, up to which it is cleared in smaller pieces
+AHEAD_BYTES = 1 << 20  # of the last loads, that others need not wait for
+GATHERED_AHEAD_BYTES = 1 << 19  # the same where GpSimd starts them
+PIECE_BYTES = 1 << 18  # of V that is loaded and cleared at once
 RING_BYTES = 40 * 1024  # a partition, for the keys (and again for the values) on their way
 
 
@@ -39,14 +43,20 @@ class CacheReader(nl.NKIObject):
         # DMA gathers and transposes at once only up to two bytes an element.
         self.turned = bytes_of(K.dtype) == 4 and rows != None
         self.loads = []
+        self.sizes = []  # bytes of each
+        self.wait_for = []  # what the gathers of a block cache come after
         self.turn = 0
         self.value_turn = 0
+        self.pieces = 0
         run = context.run
         # K^T of a head that is larger than the partitions lies there in equal parts.
         width = self.d_head // 2 if self.paired else self.d_head
         self.key_parts = head_parts(width)
         self.key_width = width // self.key_parts
         keys = (self.key_width, self.key_parts, run * PMAX * (2 if self.paired else 1))
+        # Where there is little of V, what is left to do when it has come counts most.
+        batch = V.shape[0] if rows == None else rows.runs.shape[2]
+        self.fine = batch * context.groups <= FINE_TILES
         # Small tiles need more of them under way to hide the fixed cost of a DMA.
         row = row_bytes(keys, K.dtype)
         self.depth = max(RING, min(16, RING_BYTES // row))
@@ -69,11 +79,34 @@ class CacheReader(nl.NKIObject):
         nisa.memset(self.zero, 0)
 
     def keys(self, b, kv, group):
-        """The tile with K^T of a group, [width, parts, positions]; `key_columns` cuts it. One that
-        is in the ring is not read again."""
+        """The tile with K^T of a group, [width, parts, positions]; `key_columns` cuts it."""
+        return values_of(self.key_codes, self.fetch_keys(b, kv, group))
+
+    def note(self, load, elements, dtype):
+        """Keep a load in `loads`."""
+        self.loads.append(load)
+        self.sizes.append(elements * bytes_of(dtype))
+
+    def gathers(self, load, elements):
+        """The same for a load of a block cache, which GpSimd starts: it comes in its turn."""
+        if len(self.wait_for) > 0:
+            load.depends_on(*self.wait_for)
+        self.note(load, elements, self.K.dtype)
+
+    def near_end(self):
+        """[the last load with so many bytes after it that what waits for it comes in time]."""
+        after = 0
+        for i in range(len(self.loads) - 1, -1, -1):
+            if after >= (AHEAD_BYTES if self.rows == None else GATHERED_AHEAD_BYTES):
+                return [self.loads[i]]
+            after = after + self.sizes[i]
+        return []
+
+    def fetch_keys(self, b, kv, group):
+        """A group's tile as it is stored. One that is in the ring is not read again."""
         for i in range(self.depth):
             if self.held[i] == (b, kv, group):
-                return values_of(self.key_codes, self.key_ring[i])
+                return self.key_ring[i]
         self.held[self.turn % self.depth] = (b, kv, group)
         tile = self.key_ring[self.turn % self.depth]
         self.turn = self.turn + 1
@@ -88,7 +121,7 @@ class CacheReader(nl.NKIObject):
                     self.gather_keys(tile[:, part, :], b, kv, group, part)
                 else:
                     self.load_keys(tile[:, part, :], b, kv, (first, height * run), part)
-        return values_of(self.key_codes, tile)
+        return tile
 
     def load_keys(self, tile, b, kv, span, part):
         """Positions (first, count) of a flat cache, one part of K^T."""
@@ -96,14 +129,15 @@ class CacheReader(nl.NKIObject):
         here = slice(part * self.key_width, (part + 1) * self.key_width)
         if self.transposed:
             source = self.K[b, kv, here, first : first + count]
-            self.loads.append(nisa.dma_copy(tile[:, 0:count], source))
+            load = copy(tile[:, 0:count], source)
         elif self.paired:
             source = self.K[b, kv, first : first + count, :].view(nl.bfloat16)[:, here]
             target = tile.view(nl.bfloat16)[:, 0:count]
-            self.loads.append(nisa.dma_transpose(target, source))
+            load = copy_turned(target, source)
         else:
             source = self.K[b, kv, first : first + count, here]
-            self.loads.append(nisa.dma_transpose(tile[:, 0:count], source))
+            load = copy_turned(tile[:, 0:count], source)
+        self.note(load, count * self.V.shape[3] // self.key_parts, self.K.dtype)
 
     def gather_keys(self, tile, b, kv, group, part):
         """Position (partition p, l) of the group becomes column l*128 + p. The gather takes rows by
@@ -127,7 +161,7 @@ class CacheReader(nl.NKIObject):
             indirect_dim=0,
         )
         columns = target.reshape((self.key_width, run, 1, PMAX))[:, :, :, 0:count]
-        self.loads.append(nisa.dma_transpose(columns, source))
+        self.gathers(nisa.dma_transpose(columns, source), run * count * d_head // self.key_parts)
 
     def turn_keys(self, tile, b, kv, group):
         """The same as `gather_keys`, turned by the tensor engine."""
@@ -155,7 +189,7 @@ class CacheReader(nl.NKIObject):
             vector_offset=self.rows.runs[0:height, group, b : b + 1],
             indirect_dim=0,
         )
-        self.loads.append(nisa.dma_copy(target, source))
+        self.gathers(nisa.dma_copy(target, source), height * run * d_head)
 
     def key_columns(self, tile, group, l, part):
         """[width, positions] of tile l: one part of d; for a paired cache parts alternate between
@@ -169,14 +203,19 @@ class CacheReader(nl.NKIObject):
             return tile[:, part, first:last:step]
         return tile[:, part // 2, 2 * first + part % 2 : 2 * last : 2 * step]
 
-    def values(self, b, kv, group, slots):
+    def values(self, b, kv, group, slots, factors=None):
         """V of a group, [128, run, d]; `slots` [128, tiles] uint8 has 0 where V must not be used,
-        None: V as it is. A tile that is in the ring with its slots cleared is not read again."""
+        None: V as it is. `factors`: the same as int32, 0 or 1, or None."""
+        return values_of(self.value_codes, self.fetch_values(b, kv, group, slots, factors))
+
+    def fetch_values(self, b, kv, group, slots, factors):
+        """V of a group as it is stored. A tile that is in the ring with its slots cleared is not
+        read again."""
         run = self.context.run
         height = self.context.height(group)
         for i in range(self.depth):
             if slots != None and self.held_values[i] == (b, kv, group):
-                return values_of(self.value_codes, self.value_ring[i][0:height, :, :])
+                return self.value_ring[i][0:height, :, :]
         self.held_values[self.value_turn % self.depth] = (b, kv, group)
         tile = self.value_ring[self.value_turn % self.depth]
         self.value_turn = self.value_turn + 1
@@ -184,17 +223,40 @@ class CacheReader(nl.NKIObject):
         target = tile[0:height, :, :]
         if self.rows != None:
             self.gather_runs(target, self.V, b, kv, group)
-        else:
+        source = self.V
+        if self.rows == None:
             source = self.V[b, kv, first : first + height * run, :]
-            self.loads.append(nisa.dma_copy(target, source))
-        if slots != None:
-            words = target.view(self.zero.dtype)
-            width = words.shape[2]
-            tiles = slice(group * run, (group + 1) * run)
-            here = slots[0:height, tiles].expand_dim(2).broadcast(2, width)
-            zeros = self.zero[0:height, :].expand_dim(2).broadcast(1, run).broadcast(2, width)
-            nisa.tensor_copy_predicated(words, zeros, here, reverse_pred=True)
-        return values_of(self.value_codes, target)
+            source = source.reshape((height, run, self.d_head))
+        # Piece by piece, so that little is left to do when the last one comes.
+        step = max(1, PIECE_BYTES // (PMAX * self.d_head * bytes_of(self.V.dtype)))
+        for l in range(0, run, step):
+            n = min(step, run - l)
+            part = target[:, l : l + n, :]
+            if self.rows == None:
+                load = copy(part, source[:, l : l + n, :])
+                self.note(load, height * n * self.d_head, self.V.dtype)
+            half = -(-n // 2) if self.fine else n
+            for i in range(0, n, half):
+                m = min(half, n - i)
+                if slots != None:
+                    at = group * run + l + i
+                    # One piece in three by GpSimd, where it can.
+                    self.pieces = self.pieces + 1
+                    mask = slots if factors == None or self.pieces % 3 > 0 else factors
+                    self.clear(part[:, i : i + m, :], mask[0:height, at : at + m])
+        return target
+
+    def clear(self, values, slots):
+        """Zeros in `values` [positions, n, d] where `slots` [positions, n] has 0. Of int32 slots
+        GpSimd makes the products, exact for integers: a NaN's bits become 0."""
+        words = values.view(self.zero.dtype)
+        height, n, width = words.shape
+        here = slots.expand_dim(2).broadcast(2, width)
+        if slots.dtype == nl.int32:
+            nisa.tensor_tensor(words, words, here, nl.multiply, engine=nisa.engine.gpsimd)
+            return
+        zeros = self.zero[0:height, :].expand_dim(2).broadcast(1, n).broadcast(2, width)
+        nisa.tensor_copy_predicated(words, zeros, here, reverse_pred=True)
 
 
 def word_of(dtype, d_head):
@@ -220,13 +282,18 @@ def block_rows(sbm, table, context, blocks, block_len):
     sbm.open_scope("cache.rows")
     raw = sbm.stack((PMAX, context.groups, batch), nl.int32, "cache.table")
     nisa.memset(raw, 0)
-    for group in range(context.groups):
-        height = context.height(group)
-        full, rest = height // pieces, height % pieces
-        first = context.first_run(group) // pieces
-        assert rest == 0, "a context is whole blocks"
-        source = table.view(nl.int32).ap([[1, full], [0, pieces], [columns, batch]], offset=first)
-        load_small(raw[0:height, group, :], source)
+    entries = table.view(nl.int32)
+    # The last by itself: it may be short, on one core of two.
+    whole = context.groups - 1
+    for first, groups in ((0, whole), (whole, context.groups - whole)):
+        if groups > 0:
+            # All groups of 128 runs at once.
+            height = context.height(first)
+            assert height % pieces == 0, "a context is whole blocks"
+            blocks_here = [[1, height // pieces], [0, pieces]]
+            pattern = blocks_here + [[PMAX // pieces, groups], [columns, batch]]
+            source = entries.ap(pattern, offset=context.first_run(first) // pieces)
+            load_small(raw[0:height, first : first + groups, :], source)
     nisa.tensor_scalar(raw, raw, nl.maximum, 0.0, op1=nl.minimum, operand1=float(blocks - 1))
     piece = sbm.stack((PMAX, 1), nl.int32, "cache.partition")
     nisa.iota(piece, [[1, 1]], channel_multiplier=1)
@@ -234,5 +301,5 @@ def block_rows(sbm, table, context, blocks, block_len):
     part = sbm.stack((PMAX, 1), nl.float32, "cache.piece")
     nisa.tensor_copy(part, piece)
     nisa.tensor_scalar(runs, raw, nl.multiply, float(pieces), op1=nl.add, operand1=part)
-    sbm.close_scope()
+    sbm.close_scope(SMALL)
     return BlockRows(runs)

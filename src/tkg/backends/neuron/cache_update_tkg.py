@@ -11,7 +11,7 @@ With two cores the first writes K and the second V, after both have read the cac
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX, load_small
+from tkg.backends.neuron.layout import PMAX, copy, load_small
 
 
 def row_spans(rows, tokens):
@@ -24,16 +24,31 @@ def rows_of_heads(sbm, t, dtype, name, tokens=1):
     """t [d, kv, R] float32 as rows of `dtype`: tiles [n, kv*d] of as many rows as the partitions
     hold, whole rows of the batch with their `tokens`."""
     d_head, kv_heads, rows = t.shape
-    tiles = []
-    for first, count in row_spans(rows, tokens):
-        tile = sbm.stack((count, kv_heads * d_head), dtype, f"{name}.{first}")
+    tiles = row_tiles(sbm, t.shape, dtype, name, tokens)
+    fill_rows(tiles, t)
+    return tiles
+
+
+def row_tiles(sbm, shape, dtype, name, tokens):
+    """The tiles of `rows_of_heads` for heads of `shape` [d, kv, R], not yet filled."""
+    d_head, kv_heads, rows = shape
+    spans = row_spans(rows, tokens)
+    return [sbm.stack((n, kv_heads * d_head), dtype, f"{name}.{first}") for first, n in spans]
+
+
+def fill_rows(tiles, t):
+    """Writes t [d, kv, R] float32 as rows."""
+    d_head, kv_heads, rows = t.shape
+    first = 0
+    for tile in tiles:
+        count = tile.shape[0]
         for kv in range(kv_heads):
             psum = nl.ndarray((count, d_head), nl.float32, buffer=nl.psum)
             part = t[:, kv, first : first + count]
             nisa.nc_transpose(psum, part, engine=nisa.engine.tensor)
-            nisa.tensor_copy(tile[:, kv * d_head : (kv + 1) * d_head], psum)
-        tiles.append(tile)
-    return tiles
+            target = tile[:, kv * d_head : (kv + 1) * d_head]
+            nisa.tensor_copy(target, psum, engine=nisa.engine.scalar)
+        first = first + count
 
 
 class NewTokens(nl.NKIObject):
@@ -238,11 +253,11 @@ def new_outputs(new, dtype, with_heads):
     v_target = V_out.permute((0, 2, 1, 3))
     core, cores = nl.program_id(0), nl.num_programs(0)
     if core == 0:
-        nisa.dma_copy(k_target, k_source)
+        copy(k_target, k_source)
     if core == cores - 1:
         first = 0
         for tile in new.v_rows:
             count = tile.shape[0] // tokens
-            nisa.dma_copy(v_target[first : first + count, :, :, :], tile)
+            copy(v_target[first : first + count, :, :, :], tile)
             first = first + count
     return K_out, V_out

@@ -10,7 +10,9 @@ import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, PMAX, load_small
 from tkg.backends.neuron.matrices import spread_row
+from tkg.backends.neuron.sbuf_manager import SMALL
 
+FEW_SLOTS = 512  # of a partition, for which there is room to keep them in another form too
 MAX_RUN = 32  # positions: 8 KiB of a row of 128 bfloat16, past which DMA gains nothing
 
 
@@ -84,7 +86,8 @@ class Visibility(nl.NKIObject):
     `slots`: [128, B, kv or 1, tiles] uint8, nonzero where the slot's V may be used; None where the
     queries of a unit may see different slots;
     `new`: [128, S', B, q, S] uint8 on every partition for an explicit mask; None for causal, then
-    within `window` (0: no window); `sink`: [128, q] float32 on every partition, or None.
+    within `window` (0: no window); `sink`: [128, q] float32 on every partition, or None; `factors`:
+    `slots` as int32, 0 or 1, where they are few, else None.
     """
 
     def __init__(self, scores, slots, new, window):
@@ -93,6 +96,7 @@ class Visibility(nl.NKIObject):
         self.new = new
         self.window = window
         self.sink = None
+        self.factors = None
 
     def cut(self, cut):
         """What the queries of a `Cut` may see."""
@@ -106,6 +110,7 @@ class Visibility(nl.NKIObject):
         if new != None:
             new = new[:, :, :, cut.heads, cut.tokens]
         result = Visibility(scores, slots, new, self.window)
+        result.factors = self.factors
         if self.sink != None:
             result.sink = self.sink[:, cut.heads]
         return result
@@ -117,6 +122,9 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
     tiles = context.tiles()
     spread = tokens if window > 0 else 1
     scores = sbm.stack((PMAX, batch, tiles, 1, spread), nl.uint8, "mask.scores")
+    factors = None
+    if spread == 1 and batch * tiles <= FEW_SLOTS:
+        factors = sbm.stack((PMAX, batch, 1, tiles), nl.int32, "mask.factors")
     sbm.open_scope("mask")
     row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
     load_small(row, pos_ids.ap([[0, 1], [pos_ids.shape[1], batch]], offset=0))
@@ -136,9 +144,13 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
             nisa.tensor_copy(target, inside)
         else:
             nisa.tensor_copy(target, before)
-    sbm.close_scope()
+    sbm.close_scope(SMALL)
+    if factors != None:
+        nisa.tensor_copy(factors[:, :, 0, :], scores[:, :, :, 0, 0], engine=nisa.engine.gpsimd)
     slots = scores[:, :, :, :, 0].permute((0, 1, 3, 2)) if spread == 1 else None
-    return Visibility(scores, slots, None, window)
+    visible = Visibility(scores, slots, None, window)
+    visible.factors = factors
+    return visible
 
 
 def visible_from_mask(sbm, context, mask, kv_heads):
@@ -173,7 +185,7 @@ def visible_from_mask(sbm, context, mask, kv_heads):
         wide = spread_row(sbm, line[:, start:stop], PMAX, f"mask.spread.{start}")
         nisa.tensor_copy(target[:, start:stop], wide)
         sbm.close_scope()
-    sbm.close_scope()
+    sbm.close_scope(SMALL)
     slots = None
     if q_heads // kv_heads * tokens == 1:
         slots = raw[:, :, :, :, 0].permute((0, 2, 3, 1))

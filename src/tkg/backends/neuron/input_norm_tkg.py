@@ -11,8 +11,9 @@ cores each takes half of the J columns, and the sums are exchanged.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX, exchange, load_small
+from tkg.backends.neuron.layout import PMAX, copy, exchange, load_small, reciprocal_root
 from tkg.backends.neuron.matrices import filled
+from tkg.backends.neuron.sbuf_manager import SMALL
 
 
 class HiddenSplit(nl.NKIObject):
@@ -61,7 +62,9 @@ def hidden_width(hidden):
     width = -(-hidden // PMAX)
     two = nl.num_programs(0) == 2
     for candidate in range(width, (hidden if two else width + width // 8) + 1):
-        if hidden % candidate == 0 and not (two and candidate % 2 == 1):
+        if hidden % candidate > 0 or (two and candidate % 2 == 1):
+            continue
+        if two or hidden // candidate > PMAX - 8 or hidden < PMAX:
             return candidate
     return width
 
@@ -82,7 +85,7 @@ def load_hidden(sbm, X, split, rows):
                 [[split.width, partitions], [split.row, rows], [1, columns]],
                 offset=p * split.width + split.first + j,
             )
-            nisa.dma_copy(part, source)
+            copy(part, source)
     return x.permute((0, 2, 1))
 
 
@@ -115,12 +118,13 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm"):
     ones = filled(sbm, (partitions, PMAX), 1.0, name + ".ones")
     psum = nl.ndarray((PMAX, rows), nl.float32, buffer=nl.psum)
     nisa.nc_matmul(psum, ones, sums, accumulate=False)
-    total = sbm.stack((PMAX, rows), nl.float32, name + ".total")
-    nisa.tensor_copy(total, psum)
-    exchange(sbm, total, nl.add, name)
+    total = psum
+    if nl.num_programs(0) == 2:
+        total = sbm.stack((PMAX, rows), nl.float32, name + ".total")
+        nisa.tensor_copy(total, psum)
+        exchange(sbm, total, nl.add, name)
     rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
-    bias = filled(sbm, (PMAX, 1), eps, name + ".eps")
-    nisa.activation(rstd, nl.rsqrt, total, bias=bias, scale=1.0 / split.hidden)
+    reciprocal_root(rstd, total, 1.0 / split.hidden, eps)
     factor = rstd[0:partitions, :].expand_dim(2).broadcast(2, columns)
     if gamma == None:
         nisa.tensor_tensor(normed, by_row, factor, nl.multiply)
@@ -128,5 +132,5 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm"):
         weight = gamma.expand_dim(1).broadcast(1, rows)
         nisa.tensor_tensor(squares, by_row, factor, nl.multiply)
         nisa.tensor_tensor(normed, squares, weight, nl.multiply)
-    sbm.close_scope()
+    sbm.close_scope(SMALL)
     return normed.permute((0, 2, 1))

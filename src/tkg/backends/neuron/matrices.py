@@ -119,18 +119,21 @@ def apply_matrix(sbm, matrix, x, name):
     return apply_matrices(sbm, (matrix,), (x,), name)
 
 
-def apply_matrices(sbm, matrices, xs, name):
-    """The sum of matrix^T @ x over pairs [K, M], [K, n], as a new float32 tile [M, n]; 512 columns
-    at a time."""
+def apply_matrices(sbm, matrices, xs, name, dtype=nl.float32, factor=1.0):
+    """The sum of matrix^T @ x over pairs [K, M], [K, n], times a number, as a new tile [M, n]; 512
+    columns at a time."""
     width = matrices[0].shape[1]
     count = xs[0].shape[1]
-    out = sbm.stack((width, count), nl.float32, name)
+    out = sbm.stack((width, count), dtype, name)
     for start in range(0, count, 512):
         stop = min(start + 512, count)
         psum = nl.ndarray((width, stop - start), nl.float32, buffer=nl.psum)
         for i in range(len(matrices)):
             nisa.nc_matmul(psum, matrices[i], xs[i][:, start:stop], accumulate=i > 0)
-        nisa.tensor_copy(out[:, start:stop], psum)
+        if factor == 1.0:
+            nisa.tensor_copy(out[:, start:stop], psum)
+        else:
+            nisa.tensor_scalar(out[:, start:stop], psum, nl.multiply, factor)
     return out
 
 

@@ -4,50 +4,116 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, PMAX, load_small
-from tkg.backends.neuron.matrices import filled, spread_row
-from tkg.backends.neuron.partials import FLOOR, MASKED
+from tkg.backends.neuron.matrices import spread_row
+from tkg.backends.neuron.partials import MASKED, rescale
 
 
-def new_tokens(sbm, queries, visibility, rows, partial, weight):
-    """The partial of the new tokens of rows (first, count), causal or by the mask, and of the sink;
-    counted by `weight`."""
+def new_tokens(sbm, queries, visibility, rows, partial):
+    """Adds the new tokens of rows (first, count), causal or by the mask, and the sink to a
+    partial. Returns the instructions after which the tensor engine is free."""
     first, count = rows
     tokens = queries.tokens
     width = count * queries.columns()
     sbm.open_scope("new_tokens")
-    scores = new_scores(sbm, queries, visibility, rows).reshape((PMAX, queries.new, width))
-    m, l = partial.m, partial.l
-    nisa.tensor_reduce(m, nl.maximum, scores.permute((0, 2, 1)), axis=2)
-    nisa.tensor_scalar(m, m, nl.maximum, FLOOR)
+    shape = (PMAX, queries.new, count, queries.heads, tokens)
+    scores = sbm.stack(shape, nl.float32, "new.scores")
+    done = new_scores(queries, visibility, rows, scores)
+    scores = scores.reshape((PMAX, queries.new, width))
+    m, scale, sums = sbm.ring(3, (PMAX, width), nl.float32, "new.columns")
+    gpsimd = nisa.engine.gpsimd  # what leads to l, beside what leads to acc on Vector
+    largest = scores[:, 0, :]
+    if queries.new > 1:
+        largest = m
+        nisa.tensor_reduce(m, nl.maximum, scores.permute((0, 2, 1)), axis=2)
+    nisa.tensor_tensor(m, largest, partial.m, nl.maximum)
     sink = visibility.sink
     if sink != None:
         sink = sink.expand_dim(1).expand_dim(3).broadcast(1, count).broadcast(3, tokens)
         by_head = (PMAX, count, queries.heads, tokens)
-        nisa.tensor_tensor(m.reshape(by_head), m.reshape(by_head), sink, nl.maximum)
+        nisa.tensor_tensor(m.reshape(by_head), m.reshape(by_head), sink, nl.maximum, engine=gpsimd)
     shift = m.expand_dim(1).broadcast(1, queries.new)
-    nisa.tensor_tensor(scores, scores, shift, nl.subtract)
+    nisa.tensor_tensor(scores, scores, shift, nl.subtract, engine=gpsimd)
     nisa.activation(scores, nl.exp, scores)
-    nisa.tensor_reduce(l, nl.add, scores.permute((0, 2, 1)), axis=2)
+    rescale(partial, m, scale)
+    if queries.new > 1:
+        nisa.tensor_reduce(sums, nl.add, scores.permute((0, 2, 1)), axis=2)
+    else:
+        sums = scores[:, 0, :]
     if sink != None:
         extra = sbm.stack((PMAX, width), nl.float32, "new.sink")
-        nisa.tensor_tensor(extra.reshape(by_head), sink, m.reshape(by_head), nl.subtract)
+        nisa.tensor_tensor(
+            extra.reshape(by_head), sink, m.reshape(by_head), nl.subtract, engine=gpsimd
+        )
         nisa.activation(extra, nl.exp, extra)
-        nisa.tensor_tensor(l, l, extra, nl.add)
+        nisa.tensor_tensor(extra, extra, sums, nl.add, engine=gpsimd)
+        sums = extra
+    nisa.tensor_tensor(partial.l, partial.l, sums, nl.add, engine=gpsimd)
     for part in range(queries.parts):
         weigh_new(sbm, queries, visibility, rows, scores, (partial.acc[part], part))
-    if weight != 1.0:
-        for tile in partial.sums():
-            nisa.tensor_scalar(tile, tile, nl.multiply, weight)
     sbm.close_scope()
+    return done
 
 
-def new_scores(sbm, queries, visibility, rows):
-    """Scores of the new tokens, the same on every partition: [128, S', rows, q, S]."""
+def sees_itself(queries, visibility):
+    """Whether there is one new token a row, which all of its queries see."""
+    return queries.new == 1 and visibility.new == None
+
+
+def add_new_token(sbm, queries, visibility, rows, partials, count):
+    """The partial in slot 0 of `partials` [128, 2 + parts, slots, columns] becomes the sum of those
+    in the first `count` slots, the row's one new token and the sink, in few steps: all are scaled
+    to the largest m at once. Returns the instructions after which the tensor engine is free."""
+    slots, width = partials.shape[2:4]
+    gpsimd = nisa.engine.gpsimd
+    by_head = (PMAX, rows[1], queries.heads, queries.tokens)
+    sbm.open_scope("new_token")
+    nisa.memset(partials[:, 1, count:slots, :], 1.0, engine=gpsimd)
+    if visibility.sink != None:
+        sink = visibility.sink.expand_dim(1).expand_dim(3)
+        sink = sink.broadcast(1, rows[1]).broadcast(3, queries.tokens)
+        nisa.tensor_copy(partials[:, 0, count + 1, :].reshape(by_head), sink, engine=gpsimd)
+    for part in range(queries.parts):
+        target = partials[0 : queries.size, 2 + part, count, :]
+        nisa.tensor_copy(*spread_value(queries, rows, part, target), engine=gpsimd)
+    scores = partials[:, 0, count, :].reshape((PMAX, 1) + by_head[1:])
+    done = new_scores(queries, visibility, rows, scores)
+    largest = sbm.stack((PMAX, width), nl.float32, "new.m")
+    weights, sums = sbm.ring(2, (PMAX, slots, width), nl.float32, "new.weights")
+    m = partials[:, 0, :, :]
+    nisa.tensor_reduce(largest, nl.maximum, m.permute((0, 2, 1)), axis=2)
+    nisa.tensor_tensor(weights, m, largest.expand_dim(1).broadcast(1, slots), nl.subtract)
+    nisa.activation(weights, nl.exp, weights)
+    nisa.tensor_tensor(sums, partials[:, 1, :, :], weights, nl.multiply, engine=gpsimd)
+    nisa.tensor_reduce(partials[:, 1, 0, :], nl.add, sums.permute((0, 2, 1)), axis=2)
+    shape = (queries.size, count + 1, width)
+    for part in range(queries.parts):
+        product = sbm.stack(shape, nl.float32, f"new.product.{part}")
+        acc = partials[0 : queries.size, 2 + part, 0 : count + 1, :]
+        nisa.tensor_tensor(product, acc, weights[0 : queries.size, 0 : count + 1, :], nl.multiply)
+        nisa.tensor_reduce(acc[:, 0, :], nl.add, product.permute((0, 2, 1)), axis=2)
+    sbm.close_scope()
+    return done
+
+
+def spread_value(queries, rows, part, target):
+    """(`target` [d/parts, C], one part of the new V of rows (first, count)), both as
+    [d/parts, rows, kv, group * S]."""
+    first, count = rows
+    shape = (queries.size, count, queries.kv_heads, queries.group * queries.tokens)
+    kv = slice(part, queries.kv_heads * queries.parts, queries.parts)
+    value = queries.v[:, kv, first : first + count, 0].permute((0, 2, 1))
+    return target.reshape(shape), value.expand_dim(3).broadcast(3, shape[3])
+
+
+def new_scores(queries, visibility, rows, scores):
+    """Writes the scores of the new tokens, the same on every partition: [128, S', rows, q, S].
+    Returns the instructions that take them from PSUM."""
     group, tokens, kv_heads = queries.group, queries.tokens, queries.kv_heads
     first, count = rows
-    shape = (PMAX, queries.new, count, queries.heads, tokens)
-    scores = filled(sbm, shape, MASKED, "new.scores")
+    if queries.new > 1 or visibility.new != None:
+        nisa.memset(scores, MASKED, engine=nisa.engine.gpsimd)
     per_bank = BANK // queries.columns()
+    taken = []
     for s in range(queries.new):
         for row in range(0, count, per_bank):
             n = min(per_bank, count - row)
@@ -66,11 +132,12 @@ def new_scores(sbm, queries, visibility, rows):
             if visibility.new == None:
                 who = who_sees(queries, visibility.window, s)
                 if who.start < who.stop:
-                    nisa.tensor_copy(target[:, :, :, who], psum[:, :, :, who])
+                    taken.append(nisa.tensor_copy(target[:, :, :, who], psum[:, :, :, who]))
             else:
                 b = first + row
-                nisa.tensor_copy_predicated(target, psum, visibility.new[:, s, b : b + n, :, :])
-    return scores
+                seen_by = visibility.new[:, s, b : b + n, :, :]
+                taken.append(nisa.tensor_copy_predicated(target, psum, seen_by))
+    return taken
 
 
 def who_sees(queries, window, s):
@@ -81,7 +148,7 @@ def who_sees(queries, window, s):
 
 
 def weigh_new(sbm, queries, visibility, rows, weights, place):
-    """`place`: (acc [d/parts, C], part); acc = that part of the new V, weighted. Few and on the
+    """`place`: (acc [d/parts, C], part); acc += that part of the new V, weighted. Few and on the
     partitions of d already: no matmul. Where a new token does not count its V is left out, whatever
     it holds. `weights` [128, S', C]."""
     acc, part = place
@@ -89,13 +156,13 @@ def weigh_new(sbm, queries, visibility, rows, weights, place):
     first, count = rows
     shape = (size, count * kv_heads, queries.group, tokens)
     acc = acc.reshape(shape)
-    nisa.memset(acc, 0.0)
+    gpsimd = nisa.engine.gpsimd
     product = sbm.stack(shape, nl.float32, f"new.product.{part}")
     counted = sbm.stack(shape, nl.float32, f"new.counted.{part}")
     v = queries.v[:, part : kv_heads * queries.parts : queries.parts, first : first + count, :]
     for s in range(queries.new):
         value = sbm.stack((size, count, kv_heads), nl.float32, f"new.value.{part}.{s}")
-        nisa.tensor_copy(value, v[:, :, :, s].permute((0, 2, 1)))
+        nisa.tensor_copy(value, v[:, :, :, s].permute((0, 2, 1)), engine=gpsimd)
         wide = value.reshape((size, shape[1], 1)).broadcast(2, queries.group).expand_dim(3)
         wide = wide.broadcast(3, tokens)
         nisa.tensor_tensor(product, weights[0:size, s, :].reshape(shape), wide, nl.multiply)

@@ -30,6 +30,7 @@ from tkg.backends.neuron.layout import (
     RING,
     broadcast_row,
     column_block,
+    copy,
     factors,
     fold_heads,
     head_parts,
@@ -37,6 +38,7 @@ from tkg.backends.neuron.layout import (
     load_small,
     scalar_column,
 )
+from tkg.backends.neuron.output_columns import OutputColumns, spread
 from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of, row_bytes
 from tkg.contract.quantization import QuantizationType
 
@@ -54,53 +56,57 @@ def output_projection_tkg(
     OUT_IN_SB=False,
     sbm=None,
     wait_for=(),
+    columns=None,
 ):
     """The projection; see the module for shapes. `attention` may be an SBUF tile [D, B, N, S].
 
     Returns `out` in HBM, or with OUT_IN_SB this core's part in SBUF: [B*S, Hl], or transposed
     [128, H2, B*S]. `sbm` provides SBUF; a returned tile is on its heap as "output_projection.out".
-    `wait_for`: instructions that come before the weights' loads.
+    `wait_for`: instructions that come before the weights' loads. `columns`: the `OutputColumns` of
+    this projection, if they were made before.
     """
     manager = SbufManager() if sbm == None else sbm
     first, share = hidden_share(weight.shape[1])
     check_shapes(attention, weight, share, TRANSPOSE_OUT)
     source = Weights(weight, wait_for)
     rows = attention.shape[1] * attention.shape[3]
+    scale = weight_scale if quantization_type == QuantizationType.ROW else None
     fold = fold_heads(attention.shape[0], attention.shape[2], attention.buffer != nl.sbuf)
     out_dtype = attention.dtype
     if OUT_IN_SB:
         shape = (PMAX, share // PMAX, rows) if TRANSPOSE_OUT else (rows, share)
         out = manager.allocate(shape, out_dtype, "output_projection.out")
     manager.open_scope("output_projection")
+    if columns == None:
+        columns = OutputColumns(share, rows, TRANSPOSE_OUT, OUT_IN_SB)
+        columns.load(manager, bias, scale)
     x = load_attention(manager, attention, fold)
     factor = None
     if quantization_type == QuantizationType.STATIC:
         x, factor = quantize_static(manager, x, input_scale, weight_scale)
     x = factors(manager, x, weight.dtype, "output_projection.x")
-    scale = weight_scale if quantization_type == QuantizationType.ROW else None
-    after = (bias, scale, factor)
     if not OUT_IN_SB:
         lnc = nl.num_programs(0)
         shape = (PMAX, lnc, share // PMAX, rows) if TRANSPOSE_OUT else (rows, weight.shape[1])
         out = nl.ndarray(shape, out_dtype, buffer=nl.shared_hbm, name="out")
+    after = (columns, factor)
     if TRANSPOSE_OUT and OUT_IN_SB:
-        project_transposed(manager, x, source, after, out)
+        project_transposed(manager, x, source, after, out.expand_dim(1))
     elif TRANSPOSE_OUT:
-        shape = (PMAX, share // PMAX, rows)
+        shape = (PMAX, 1, share // PMAX, rows)
         result = manager.stack(shape, out_dtype, "output_projection.result")
         project_transposed(manager, x, source, after, result)
-        nisa.dma_copy(out[:, nl.program_id(0), :, :], result)
-    elif not OUT_IN_SB and weights_stay(rows, share):
-        # Fewer cycles than with the weights moving. A row's columns lie side by side on chip too:
-        # DMA moves them in long pieces.
-        shape = (PMAX, rows, share // PMAX)
+        copy(out[:, nl.program_id(0), :, :], result[:, 0, :, :])
+    elif columns.stay:
+        # A row's columns lie side by side on chip too: DMA moves them in long pieces.
+        shape = (PMAX, columns.chunks, rows, columns.tiles)
         result = manager.stack(shape, out_dtype, "output_projection.result")
-        project_transposed(manager, x, source, after, result.permute((0, 2, 1)))
-        target = out[:, first : first + share].reshape_dim(1, (PMAX, share // PMAX))
-        nisa.dma_copy(target.permute((1, 0, 2)), result)
+        target = out[:, first : first + share].reshape_dim(1, (shape[1], PMAX, shape[3]))
+        by_row = target.permute((1, 2, 0, 3))
+        project_transposed(manager, x, source, after, result.permute((0, 1, 3, 2)), by_row)
     else:
         target = out if OUT_IN_SB else out[:, first : first + share]
-        project_rows(manager, x, source, after, target, OUT_IN_SB)
+        project_rows(manager, x, source, (bias, scale, factor), target, OUT_IN_SB)
     manager.close_scope()
     return out
 
@@ -113,7 +119,7 @@ class Weights(nl.NKIObject):
         self.wait_for = wait_for
 
     def load(self, tile, pattern, offset):
-        load = nisa.dma_copy(tile, self.weight.ap(pattern, offset=offset))
+        load = copy(tile, self.weight.ap(pattern, offset=offset))
         if len(self.wait_for) > 0:
             load.depends_on(*self.wait_for)
 
@@ -127,14 +133,6 @@ def check_shapes(attention, weight, share, transposed):
     assert batch * tokens <= BANK, f"output_projection_tkg: B*S is {batch * tokens}, at most {BANK}"
     if transposed:
         assert share % PMAX == 0, f"output_projection_tkg: H/LNC is {share}, not a multiple of 128"
-
-
-def weights_stay(rows, share):
-    """Whether stationary weights, max(64, R) cycles a 128 x 128 of them, beat moving ones, 128, and
-    PSUM holds all sums."""
-    if share % PMAX != 0 or rows > PMAX // 2:
-        return False
-    return -(-(share // PMAX) // (BANK // rows)) <= nl.tile_size.psum_num_banks - 2
 
 
 def load_attention(manager, attention, fold):
@@ -157,7 +155,9 @@ def load_attention(manager, attention, fold):
                 ("d", "b", ("g", "f"), "s"), ("d", "g", "b", "s", "f"), {"f": fold}
             )[part * size : (part + 1) * size, :, :, :, i]
             if attention.buffer == nl.sbuf:
-                nisa.tensor_copy(target, source)
+                # Engines in turn, so that they work at once.
+                by = nisa.engine.gpsimd if (i + part) % 2 == 1 else nisa.engine.vector
+                nisa.tensor_copy(target, source, engine=by)
             else:
                 load_small(target, source)
     return x
@@ -246,7 +246,7 @@ def project_rows(manager, x, source, after, out, in_sbuf):
             result = target if in_sbuf else results[(turn + i) % 2][0:height, 0:count]
             rows_of_block(block, weights, (offset, multiplier, factor), result, start)
             if not in_sbuf:
-                nisa.dma_copy(target, result)
+                copy(target, result)
     manager.free_ring("output_projection.weights")
 
 
@@ -300,78 +300,95 @@ def finish(result, psum, bias, scale, factor):
         nisa.tensor_copy(result, psum)
 
 
-def project_transposed(manager, x, source, after, result):
-    """result [128, H2, R]: weights stationary, activations moving; h1 on partitions."""
-    bias, scale, factor = after
+def project_transposed(manager, x, source, after, result, target=None):
+    """result [128, C, H2, R], as `OutputColumns` says: weights stationary, activations moving. One
+    chunk of columns after the other; each is written to its part of `target` [C, 128, R, H2] in
+    HBM, if there is one, while the next one's weights arrive. `after`: the columns, and the factor
+    of the sums or None."""
+    columns, factor = after
     weight = source.weight
     partitions, groups, rows = x[0].shape
-    first, share = hidden_share(weight.shape[1])
-    tiles = share // PMAX
+    chunks, tiles = result.shape[1:3]
+    first = hidden_share(weight.shape[1])[0]
     step = 2 if x[0].dtype == nl.float8_e4m3 and groups % 2 == 0 else 1
-    shape = (partitions, step, share)
+    shape = (partitions, step, tiles * PMAX)
     codes = reader_of(manager, shape, weight.dtype, "output_projection.codes")
     spare = (manager.room() - RESULT_BYTES) // row_bytes(shape, weight.dtype)
-    depth = max(1, min(groups // step, max(RING, spare)))
+    depth = max(1, min(groups // step * chunks, max(RING, spare)))
     ring = manager.allocate_ring(depth, shape, weight.dtype, "output_projection.weights")
-    offset = column_per_partition(manager, bias, first, tiles, "output_projection.bias")
-    multiplier = column_per_partition(manager, scale, first, tiles, "output_projection.scale")
     per_bank = BANK // rows
     spans = [(t, min(per_bank, tiles - t)) for t in range(0, tiles, per_bank)]
-    fits = len(spans) <= nl.tile_size.psum_num_banks
-    sums = []
-    if fits:
-        for _, count in spans:
-            sums.append(nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum))
-    else:
+    total = None
+    if len(spans) > nl.tile_size.psum_num_banks:
         total = manager.stack((PMAX, tiles, rows), nl.float32, "output_projection.total")
-        for start, count in spans:
-            sums.append(total[:, start : start + count, :])
-    for g in range(0, groups, step):
-        now = [part[:, g : g + step, :] for part in x]
-        weights = load_contraction(ring[(g // step) % depth], source, g, step, first)
-        weights = values_of(codes, weights)
+    for c in range(chunks):
+        start = first + c * tiles * PMAX
+        stream = WeightStream(source, ring, codes, c * (groups // step), step, start)
+        sums = sum_columns(x, stream, spans, total, target != None)
         for i in range(len(spans)):
-            start, count = spans[i]
-            psum = sums[i] if fits else nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum)
-            for t in range(count):
-                columns = slice(start + t, share, tiles)
-                contract(psum[:, t, :], now, weights, columns, False, fits and g > 0)
-            if not fits and g == 0:
-                nisa.tensor_copy(sums[i], psum)
-            elif not fits:
-                nisa.tensor_tensor(sums[i], psum, sums[i], nl.add)
-    for i in range(len(spans)):
-        start, count = spans[i]
-        finish(
-            result[:, start : start + count, :],
-            sums[i],
-            spread(offset, start, count, rows),
-            spread(multiplier, start, count, rows),
-            factor,
-        )
+            t, count = spans[i]
+            here = [result[:, c, t : t + count, :], sums[i]]
+            for tile in (columns.offset, columns.multiplier):
+                here.append(spread(tile, c, spans[i], rows))
+            if target != None:
+                # In the order in which they lie there, a row's columns side by side.
+                here = [None if view == None else view.permute((0, 2, 1)) for view in here]
+            finish(here[0], here[1], here[2], here[3], factor)
+        if target != None:
+            copy(target[c, :, :, :], result[:, c, :, :].permute((0, 2, 1)))
     manager.free_ring("output_projection.weights")
 
 
-def load_contraction(tile, source, g, count, first):
-    """This core's columns of contraction tiles g .. g+count, [K, count, Hl], into `tile`."""
-    rows = tile.shape[0]
-    hidden = source.weight.shape[1]
-    pattern = [[hidden, rows], [rows * hidden, count], [1, tile.shape[2]]]
-    source.load(tile, pattern, g * rows * hidden + first)
-    return tile
+class WeightStream(nl.NKIObject):
+    """A chunk's columns, from `start` on, of `step` contraction tiles at a time; the first are load
+    number `turn` of the ring."""
+
+    def __init__(self, source, ring, codes, turn, step, start):
+        self.source = source
+        self.ring = ring
+        self.codes = codes
+        self.turn = turn
+        self.step = step
+        self.start = start
+
+    def load(self, g):
+        """Those of contraction tiles g .. g+step, [K, step, columns]."""
+        tile = self.ring[(self.turn + g // self.step) % len(self.ring)]
+        rows, _, count = tile.shape
+        hidden = self.source.weight.shape[1]
+        pattern = [[hidden, rows], [rows * hidden, self.step], [1, count]]
+        self.source.load(tile, pattern, g * rows * hidden + self.start)
+        return values_of(self.codes, tile)
 
 
-def column_per_partition(manager, row, first, tiles, name):
-    """Columns of a [1 or 128, H] HBM row as [128, H2]: h1 on partitions; None stays None."""
-    if row == None:
-        return None
-    tile = manager.stack((PMAX, tiles), row.dtype, name)
-    load_small(tile, row.ap([[tiles, PMAX], [1, tiles]], offset=first))
-    return tile
-
-
-def spread(tile, start, count, rows):
-    """[128, count] of a column tile as [128, count, rows], without a copy; None stays None."""
-    if tile == None:
-        return None
-    return tile[:, start : start + count].expand_dim(2).broadcast(2, rows)
+def sum_columns(x, stream, spans, total, by_row):
+    """[sums [128, count, R] of each span (first, count) of H2]: in PSUM, or in `total`, a tile
+    [128, H2, R] in SBUF, where PSUM cannot hold all of them (else None). `by_row`: a row's lie side
+    by side in PSUM."""
+    groups, rows = x[0].shape[1:3]
+    step = stream.step
+    if total == None:
+        sums = []
+        for _, count in spans:
+            shape = (PMAX, rows, count) if by_row else (PMAX, count, rows)
+            psum = nl.ndarray(shape, nl.float32, buffer=nl.psum)
+            sums.append(psum.permute((0, 2, 1)) if by_row else psum)
+    else:
+        sums = [total[:, t : t + count, :] for t, count in spans]
+    for g in range(0, groups, step):
+        now = [part[:, g : g + step, :] for part in x]
+        weights = stream.load(g)
+        tiles = weights.shape[2] // PMAX
+        for i in range(len(spans)):
+            t, count = spans[i]
+            psum = sums[i]
+            if total != None:
+                psum = nl.ndarray((PMAX, count, rows), nl.float32, buffer=nl.psum)
+            for h in range(count):
+                columns = slice(t + h, PMAX * tiles, tiles)
+                contract(psum[:, h, :], now, weights, columns, False, total == None and g > 0)
+            if total != None and g == 0:
+                nisa.tensor_copy(sums[i], psum)
+            elif total != None:
+                nisa.tensor_tensor(sums[i], psum, sums[i], nl.add)
+    return sums

@@ -3,7 +3,7 @@
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX, swap_with_peer
+from tkg.backends.neuron.layout import GPSIMD_ELEMENTS, PMAX, swap_with_peer
 
 MASKED = -3.0e38  # a score that does not count
 FLOOR = -1.0e30  # m where nothing counts: then every p is 0, and so is l
@@ -22,54 +22,69 @@ class Partial(nl.NKIObject):
         here = slice(first, first + count)
         return Partial(self.m[:, here], self.l[:, here], [acc[:, here] for acc in self.acc])
 
-    def sums(self):
-        """What is scaled when m grows."""
-        return [self.l] + self.acc
+
+def new_partial(sbm, queries, columns, name, slots=1):
+    """(a partial, [128, 2 + parts, slots, columns]): its parts lie side by side, so that one
+    transfer takes all of it, and so may those of others that it will be merged with."""
+    whole = sbm.stack((PMAX, 2 + queries.parts, slots, columns), nl.float32, name)
+    if queries.size < PMAX:
+        # What no part of a head is on is sent too.
+        nisa.memset(whole, 0.0, engine=nisa.engine.gpsimd)
+    acc = [whole[0 : queries.size, 2 + i, 0, :] for i in range(queries.parts)]
+    return Partial(whole[:, 0, 0, :], whole[:, 1, 0, :], acc), whole
 
 
-def new_partial(sbm, queries, columns, name):
-    m, l = [sbm.stack((PMAX, columns), nl.float32, f"{name}.{part}") for part in "ml"]
-    return Partial(
-        m, l, sbm.ring(queries.parts, (queries.size, columns), nl.float32, name + ".acc")
-    )
+def swap_partials(mine, theirs):
+    """`theirs` becomes the other core's `mine`, [128, 2 + parts, columns]."""
+    if mine.shape[1] * mine.shape[2] <= GPSIMD_ELEMENTS:
+        swap_with_peer(mine, theirs)
+        return
+    for i in range(mine.shape[1]):
+        swap_with_peer(mine[:, i, :], theirs[:, i, :])
 
 
 def rescale(partial, m, scale):
     """The partial's l and acc for the larger m [128, columns]; `scale`: as large, to work in."""
+    # l by GpSimd, beside what Vector does.
     nisa.tensor_tensor(scale, partial.m, m, nl.subtract)
     nisa.activation(scale, nl.exp, scale)
-    for tile in partial.sums():
-        nisa.tensor_tensor(tile, tile, scale[0 : tile.shape[0], :], nl.multiply)
-    nisa.tensor_copy(partial.m, m)
+    nisa.tensor_copy(partial.m, m, engine=nisa.engine.scalar)
+    nisa.tensor_tensor(partial.l, partial.l, scale, nl.multiply, engine=nisa.engine.gpsimd)
+    for tile in partial.acc:
+        factor = scale[0 : tile.shape[0], :]
+        nisa.tensor_tensor(tile, tile, factor, nl.multiply)
 
 
-def share(sbm, queries, total):
-    """`total` becomes the partial over both cores' positions. Both began with the new tokens, so
-    each counts them by half."""
+def share(sbm, queries, total, whole):
+    """`total`, whose tile is `whole`, becomes the partial over both cores' positions."""
     width = total.m.shape[1]
     sbm.open_scope("share")
-    other = new_partial(sbm, queries, width, "share.other")
-    swap_with_peer(total.m, other.m)
-    for i in range(1 + queries.parts):
-        swap_with_peer(total.sums()[i], other.sums()[i])
-    m, scale = sbm.ring(2, (PMAX, width), nl.float32, "share.m")
+    other, theirs = new_partial(sbm, queries, width, "share.other")
+    swap_partials(whole[:, :, 0, :], theirs[:, :, 0, :])
+    m, scale, scale_of_other = sbm.ring(3, (PMAX, width), nl.float32, "share.m")
     nisa.tensor_tensor(m, total.m, other.m, nl.maximum)
     rescale(total, m, scale)
-    rescale(other, m, scale)
-    for i in range(1 + queries.parts):
-        mine = total.sums()[i]
-        nisa.tensor_tensor(mine, mine, other.sums()[i], nl.add)
+    rescale(other, m, scale_of_other)
+    nisa.tensor_tensor(total.l, total.l, other.l, nl.add, engine=nisa.engine.gpsimd)
+    for i in range(queries.parts):
+        nisa.tensor_tensor(total.acc[i], total.acc[i], other.acc[i], nl.add)
     sbm.close_scope()
 
 
-def finish(queries, total, out):
-    """out [d/parts, rows, N*parts, S] = acc / l; 0 where nothing counts. Uses up l."""
+def finish(queries, total, out, masked):
+    """out [d/parts, rows, N*parts, S] = acc / l; 0 where nothing counts, which there may be only if
+    `masked`. Uses up l. Returns the instructions that write `out`."""
     l = total.l
-    # It is at least 1 where anything counts: the largest p is exp(0).
-    nisa.tensor_scalar(l, l, nl.maximum, 0.5)
-    nisa.reciprocal(l, l)
+    if masked:
+        # It is at least 1 where anything counts: the largest p is exp(0).
+        nisa.tensor_scalar(l, l, nl.maximum, 0.5)
+    # By GpSimd: Vector's reciprocal takes eight times as long.
+    nisa.tensor_scalar(l, l, nl.power, -1.0, engine=nisa.engine.gpsimd)
+    written = []
     for i in range(queries.parts):
         # Head n's part i is at n*parts + i.
         target = out[:, :, i : queries.heads * queries.parts : queries.parts, :]
         inverse = l[0 : queries.size, :].reshape(target.shape)
-        nisa.tensor_tensor(target, total.acc[i].reshape(target.shape), inverse, nl.multiply)
+        acc = total.acc[i].reshape(target.shape)
+        written.append(nisa.tensor_tensor(target, acc, inverse, nl.multiply))
+    return written

@@ -3,9 +3,9 @@
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.attention_tkg import Queries
 from tkg.backends.neuron.layout import factors, head_parts
 from tkg.backends.neuron.matrices import apply_matrices, selection
+from tkg.backends.neuron.queries import Queries
 from tkg.backends.neuron.sbuf_manager import bytes_of
 
 
@@ -45,20 +45,19 @@ def prepare_queries(manager, q, scale, picks, new, dtypes):
             nisa.tensor_copy(flat[i].reshape(part.shape), part)
     whole = []
     for i in range(parts):
-        whole.append(query_parts(manager, flat[i], scale, kinds, shape, f"q.{i}"))
+        scaled = manager.stack(flat[i].shape, kinds[0], f"q.{i}.scaled")
+        nisa.tensor_scalar(scaled, flat[i], nl.multiply, scale)
+        whole.append(query_parts(manager, scaled, kinds[1], shape, f"q.{i}"))
     if picks == None:
         return Queries(whole, whole, kinds[0], new.k, new.v)
     keyed = []
     for k in range(len(picks)):
-        chosen = apply_matrices(manager, picks[k], flat, f"q.picked.{k}")
-        keyed.append(query_parts(manager, chosen, scale, kinds, shape, f"q.keyed.{k}"))
+        scaled = apply_matrices(manager, picks[k], flat, f"q.picked.{k}", kinds[0], scale)
+        keyed.append(query_parts(manager, scaled, kinds[1], shape, f"q.keyed.{k}"))
     return Queries(whole, keyed, kinds[0], new.k, new.v)
 
 
-def query_parts(manager, flat, scale, kinds, shape, name):
-    """Tiles [d, N, B, S] that sum to the float32 queries [d, N*B*S] times the scale, rounded to
-    the first of `kinds`, that multiply the second."""
-    scaled = manager.stack(flat.shape, kinds[0], name + ".scaled")
-    nisa.tensor_scalar(scaled, flat, nl.multiply, scale)
-    parts = factors(manager, scaled, kinds[1], name)
-    return [part.reshape((flat.shape[0],) + shape) for part in parts]
+def query_parts(manager, scaled, dtype, shape, name):
+    """Tiles [d, N, B, S] that sum to the scaled queries [d, N*B*S], which multiply `dtype`."""
+    parts = factors(manager, scaled, dtype, name)
+    return [part.reshape((scaled.shape[0],) + shape) for part in parts]

@@ -18,6 +18,7 @@ from tkg.backends.neuron.layout import (
     RESERVE_BYTES,
     RING,
     WEIGHT_BLOCK_BYTES,
+    copy,
     exchange,
     factors,
     fold_heads,
@@ -28,6 +29,7 @@ from tkg.backends.neuron.layout import (
 from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 from tkg.contract.quantization import QuantizationType
 
+LAST_LOADS = 4  # of Q's weights, that come before what another queue loads next
 SUM_BANKS = 6  # of PSUM's 8, for sums that grow over all weights
 
 
@@ -43,6 +45,9 @@ class QkvScales(nl.NKIObject):
         q_heads, kv_heads, d_head = sections
         heads = q_heads + 2 * kv_heads
         self.bias = per_head_columns(sbm, bias, d_head, heads, "qkv.bias")
+        if bias != None and nl.num_programs(0) == 2:
+            # Each core adds half of it to its sums.
+            nisa.tensor_scalar(self.bias, self.bias, nl.multiply, 0.5)
         self.factor = None
         self.inverse = None
         if quantization == QuantizationType.ROW:
@@ -79,24 +84,32 @@ def qkv_projection_tkg(sbm, x, split, weight, sections, scales):
     the next weights they would hold up loading.
     """
     q_heads, kv_heads, d_head = sections
-    heads = q_heads + 2 * kv_heads
-    rows = x.shape[2]
-    qkv = sbm.stack((d_head, heads, rows), nl.float32, "qkv")
+    qkv = sbm.stack((d_head, q_heads + 2 * kv_heads, x.shape[2]), nl.float32, "qkv")
     sbm.open_scope("qkv_projection")
-    if scales.inverse != None:
-        x = quantize(sbm, x, scales.inverse)
-    parts = factors(sbm, x, weight.dtype, "qkv.x")
-    ring = WeightRing(sbm, weight, split, max(q_heads, 2 * kv_heads) * d_head)
-    # All of Q first: attention over the cache begins while the weights of K and V arrive.
-    for first, count, name in ((0, q_heads, "q"), (q_heads, 2 * kv_heads, "kv")):
-        some = qkv[:, first : first + count, :]
-        project_heads(parts, ring, (first, count), scales.factor, some)
-        exchange(sbm, some, nl.add, f"qkv.{name}")
-        if scales.bias != None:
-            bias = scales.bias[:, first : first + count].expand_dim(2).broadcast(2, rows)
-            nisa.tensor_tensor(some, some, bias, nl.add)
+    projection = QkvProjection(sbm, x, split, weight, sections, scales)
+    projection.project(qkv[:, 0:q_heads, :], 0, "q")
+    projection.project(qkv[:, q_heads:, :], q_heads, "kv")
     sbm.close_scope()
     return qkv
+
+
+class QkvProjection(nl.NKIObject):
+    """The projection, some heads at a time: all of Q first, so that attention over the cache begins
+    while the weights of K and V arrive."""
+
+    def __init__(self, sbm, x, split, weight, sections, scales):
+        q_heads, kv_heads, d_head = sections
+        self.sbm = sbm
+        self.scales = scales
+        if scales.inverse != None:
+            x = quantize(sbm, x, scales.inverse)
+        self.parts = factors(sbm, x, weight.dtype, "qkv.x")
+        self.ring = WeightRing(sbm, weight, split, max(q_heads, 2 * kv_heads) * d_head)
+
+    def project(self, out, first, name):
+        """out [d, count, R] = the heads from `first` on."""
+        project_heads(self.parts, self.ring, first, self.scales, out)
+        exchange(self.sbm, out, nl.add, f"qkv.{name}")
 
 
 class WeightRing(nl.NKIObject):
@@ -120,6 +133,7 @@ class WeightRing(nl.NKIObject):
             max(RING, min(needed, spare)), shape, weight.dtype, "qkv.weights"
         )
         self.turn = 0
+        self.loads = []
 
     def load(self, first, count, start, rows):
         """Columns first .. first+count of the rows h of this core's j = start .. start+rows, as
@@ -137,21 +151,23 @@ class WeightRing(nl.NKIObject):
                 [[width * columns, partitions], [columns, n], [1, count]],
                 offset=(p * width + self.split.first + j) * columns + first,
             )
-            nisa.dma_copy(tile[p : p + partitions, j - start : j - start + n, :], source)
+            move = copy if self.turn == 1 else nisa.dma_copy
+            target = tile[p : p + partitions, j - start : j - start + n, :]
+            self.loads.append(move(target, source))
         return values_of(self.codes, flat).reshape(shape)
 
 
-def project_heads(parts, ring, heads, factor, out):
-    """out [d, count, R] = the sums over this core's h for heads (first, count), times their columns
-    of `factor` [d, all heads] or None. `parts` sum to x. The sums grow in PSUM where it can hold
-    all of them, else each weight block's are added up in `out`."""
+def project_heads(parts, ring, first, scales, out):
+    """out [d, count, R] = the sums over this core's h for heads from `first` on, scaled and with
+    this core's share of the bias. `parts` sum to x. The sums grow in PSUM where it can hold all of
+    them, else each weight block's are added up in `out`."""
     d_head, count, rows = out.shape
-    first = heads[0]
     fold = fold_heads(d_head, count, False)
     per_bank = max(1, BANK // rows)
     spans = [(n, min(per_bank, count // fold - n)) for n in range(0, count // fold, per_bank)]
     stay = len(spans) <= SUM_BANKS
-    columns = None if factor == None else factor[:, first : first + count]
+    factor = columns_of(scales.factor, first, count)
+    bias = columns_of(scales.bias, first, count)
     banks = sum_banks(fold * d_head, spans, rows) if stay else []
     size = max(1, min(ring.split.count, ring.columns // (count * d_head)))
     for start in range(0, ring.split.count, size):
@@ -163,9 +179,16 @@ def project_heads(parts, ring, heads, factor, out):
             place = (start, begin * fold * d_head)
             multiply_block(psum, parts, ring.split, block, place, stay and start > 0)
             if not stay or start + some == ring.split.count:
-                heads_here = slice(begin * fold, (begin + n) * fold)
-                scale = None if columns == None else columns[:, heads_here]
-                unfold(out[:, heads_here, :], psum, scale, not stay and start > 0)
+                at, here = begin * fold, n * fold
+                # The bias once: with the first weights, where the sums grow in `out`.
+                bias_here = columns_of(bias, at, here) if stay or start == 0 else None
+                after = (columns_of(factor, at, here), bias_here)
+                unfold(out[:, at : at + here, :], psum, after, not stay and start > 0)
+
+
+def columns_of(tile, first, count):
+    """Some columns; None stays None."""
+    return None if tile == None else tile[:, first : first + count]
 
 
 def sum_banks(partitions, spans, rows):
@@ -191,9 +214,11 @@ def multiply_block(psum, parts, split, block, place, add):
                 nisa.nc_matmul(psum[:, n, :], stationary, moving, accumulate=add or j + i > 0)
 
 
-def unfold(out, psum, scale, add):
-    """out [d, heads, R] (+)= psum [fold*d, heads // fold, R] * scale [d, heads]; head n*fold + i
-    came out on partitions i*d .. (i+1)*d."""
+def unfold(out, psum, after, add):
+    """out [d, heads, R] (+)= psum [fold*d, heads // fold, R] * scale [d, heads] + bias [d, heads];
+    head n*fold + i came out on partitions i*d .. (i+1)*d. `after`: scale and bias, each or None;
+    no bias where it adds to `out`."""
+    scale, bias = after
     d_head, heads, rows = out.shape
     fold = psum.shape[0] // d_head
     for i in range(fold):
@@ -202,9 +227,13 @@ def unfold(out, psum, scale, add):
         target = out[:, at, :]
         if scale != None:
             factor = scale[:, at].expand_dim(2).broadcast(2, rows)
-            nisa.tensor_tensor(sums if add else target, sums, factor, nl.multiply)
+            last = not add and bias == None
+            nisa.tensor_tensor(target if last else sums, sums, factor, nl.multiply)
         if add:
             nisa.tensor_tensor(target, sums, target, nl.add)
+        elif bias != None:
+            offset = bias[:, at].expand_dim(2).broadcast(2, rows)
+            nisa.tensor_tensor(target, sums, offset, nl.add)
         elif scale == None:
             nisa.tensor_copy(target, sums)
 

@@ -10,6 +10,7 @@ import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, head_parts, load_small
 from tkg.backends.neuron.matrices import apply_matrices, expansion, pair_part, rotation
+from tkg.backends.neuron.sbuf_manager import SMALL
 
 
 class RopeTables(nl.NKIObject):
@@ -63,18 +64,24 @@ def rope_tkg(sbm, t, tables, name):
     view = t.reshape((size, heads, parts, rows))
     sbm.open_scope(name)
     per_bank = max(1, BANK // rows)
-    turned = sbm.stack((size, parts, per_bank, rows), nl.float32, name + ".turned")
+    shape = (size, parts, min(per_bank, heads), rows)
+    turned = sbm.stack(shape, nl.float32, name + ".turned")
+    kept = sbm.stack(shape, nl.float32, name + ".kept")
     for first in range(0, heads, per_bank):
         count = min(per_bank, heads - first)
         pieces = [view[:, first : first + count, i, :] for i in range(parts)]
         for m in range(parts):
             sin = tables.sin[m].expand_dim(1).broadcast(1, count)
+            cos = tables.cos[m].expand_dim(1).broadcast(1, count)
             psum = nl.ndarray((size, count, rows), nl.float32, buffer=nl.psum)
+            # GpSimd has less to do than Vector.
+            nisa.tensor_tensor(
+                kept[:, m, 0:count, :], pieces[m], cos, nl.multiply, engine=nisa.engine.gpsimd
+            )
             for i in range(parts):
                 nisa.nc_matmul(psum, tables.turns[m][i], pieces[i], accumulate=i > 0)
             nisa.tensor_tensor(turned[:, m, 0:count, :], psum, sin, nl.multiply)
         for m in range(parts):
-            cos = tables.cos[m].expand_dim(1).broadcast(1, count)
-            nisa.tensor_tensor(pieces[m], pieces[m], cos, nl.multiply)
-            nisa.tensor_tensor(pieces[m], pieces[m], turned[:, m, 0:count, :], nl.add)
-    sbm.close_scope()
+            both = [tile[:, m, 0:count, :] for tile in (kept, turned)]
+            nisa.tensor_tensor(pieces[m], both[0], both[1], nl.add, engine=nisa.engine.gpsimd)
+    sbm.close_scope(SMALL)

@@ -8,6 +8,7 @@ of its partitions and starts at partition 0.
 
 import nki.language as nl
 
+SMALL = 4096  # bytes of scratch that may stay for as long as a kernel runs
 ALIGNMENT = 64  # bytes; tiles start on multiples of it
 
 
@@ -31,11 +32,13 @@ class SbufManager(nl.NKIObject):
         """Everything put on the stack from now on goes when this scope is closed."""
         self.scopes.append((name, self.top))
 
-    def close_scope(self):
-        """Give back the innermost scope's tiles."""
+    def close_scope(self, keep=0):
+        """Give back the innermost scope's tiles, unless they are at most `keep` bytes: those last
+        as long as the scope around it, so that no later tile has to wait for their last use."""
         assert len(self.scopes) > 0, "SbufManager: close_scope: no scope is open"
         name, top = self.scopes.pop()
-        self.top = top
+        if self.top - top > keep:
+            self.top = top
 
     def stack(self, shape, dtype, name):
         """An uninitialised tile on the stack; it lives until the innermost scope is closed."""

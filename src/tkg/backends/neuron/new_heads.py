@@ -1,0 +1,99 @@
+"""K and V of the new tokens: from the projection to the forms that attention and the cache take."""
+
+import nki.isa as nisa
+import nki.language as nl
+
+from tkg.backends.neuron.cache_update_tkg import NewTokens, fill_rows, row_tiles
+from tkg.backends.neuron.fp8_codes import common_nan, rounded_dtype
+from tkg.backends.neuron.layout import FP8_MAX, PMAX, scalar_column
+from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
+from tkg.backends.neuron.rope_tkg import rope_tkg
+
+
+class NewHeads(nl.NKIObject):
+    """The new tokens' K and V, made when `make` is called: attention over the cache needs them
+    late, so their weights may come behind the first of the cache. `new`: the `NewTokens`, whose
+    tiles are there from the beginning."""
+
+    def __init__(self, sbm, sizes, K, transposed):
+        self.sbm = sbm
+        self.sizes = sizes
+        self.dtype = K.dtype
+        parts, size = sizes.parts, sizes.size
+        shape = (size, sizes.kv_heads * parts, sizes.rows)
+        self.kv = sbm.stack((size, 2 * shape[1], sizes.rows), nl.float32, "kv")
+        rounded = rounded_dtype(K.dtype)
+        self.tiles = [sbm.stack(shape, rounded, name) for name in ("k_new", "v_new")]
+        self.k_rows = []
+        if not transposed:
+            self.k_rows = row_tiles(sbm, shape, rounded, "k_rows", sizes.tokens)
+        self.v_rows = row_tiles(sbm, shape, rounded, "v_rows", sizes.tokens)
+        k_rows, v_rows = self.k_rows, self.v_rows
+        if rounded != K.dtype:
+            k_rows = [tile.view(K.dtype) for tile in k_rows]
+            v_rows = [tile.view(K.dtype) for tile in v_rows]
+        heads = [sizes.heads_of(tile) for tile in self.tiles]
+        self.new = NewTokens(heads[0], heads[1], k_rows, v_rows, parts)
+
+    def prepare(self, projection, norms, tables, scales):
+        """What `make` works with: the `QkvProjection`, `HeadNorms`, RoPE's tables or None, and the
+        cache's scales or None."""
+        self.projection = projection
+        self.norms = norms
+        self.tables = tables
+        self.scales = scales
+
+    def make(self):
+        """Project, normalise, rotate, scale and round."""
+        sbm, sizes = self.sbm, self.sizes
+        heads = sizes.kv_heads * sizes.parts
+        self.projection.project(self.kv, sizes.q_heads * sizes.parts, "kv")
+        k, v = self.kv[:, 0:heads, :], self.kv[:, heads:, :]
+        norm_and_rotate(sbm, k, self.norms, self.tables, sizes.parts)
+        if self.scales != None:
+            scale_for_fp8(k, self.scales[0])
+            scale_for_fp8(v, self.scales[1])
+        nisa.tensor_copy(self.tiles[0], k, engine=nisa.engine.gpsimd)
+        nisa.tensor_copy(self.tiles[1], v, engine=nisa.engine.gpsimd)
+        if len(self.k_rows) > 0:
+            fill_rows(self.k_rows, k)
+        fill_rows(self.v_rows, v)
+        if rounded_dtype(self.dtype) != self.dtype:
+            for tile in self.tiles + self.v_rows + self.k_rows:
+                common_nan(sbm, tile, "nan_codes")
+
+
+class HeadNorms(nl.NKIObject):
+    """The norms of Q's or K's heads before and after RoPE, each (weight or None, eps), or None."""
+
+    def __init__(self, name, before, after):
+        self.name = name
+        self.before = before
+        self.after = after
+
+
+def norm_and_rotate(sbm, t, norms, tables, parts):
+    """The norms and RoPE, in place, of t [d/parts, heads*parts, R]."""
+    if norms.before != None:
+        qk_norm_tkg(sbm, t, norms.before[0], norms.before[1], f"pre_rope_{norms.name}", parts)
+    if tables != None:
+        rope_tkg(sbm, t, tables, f"rope_{norms.name}")
+    if norms.after != None:
+        qk_norm_tkg(sbm, t, norms.after[0], norms.after[1], f"post_rope_{norms.name}", parts)
+
+
+def load_cache_scales(sbm, k_scale, v_scale):
+    """The scales of an FP8 cache, [1, 1] or [128, 1] in HBM, as columns [128, 1]; None without."""
+    if k_scale == None:
+        return None
+    columns = sbm.ring(2, (PMAX, 1), nl.float32, "cache.scale")
+    scalar_column(columns[0], k_scale)
+    scalar_column(columns[1], v_scale)
+    return columns
+
+
+def scale_for_fp8(t, column):
+    """t = clip(t * column, +-240), in place."""
+    part = column[0 : t.shape[0], :]
+    nisa.tensor_scalar(t, t, nl.multiply, part, op1=nl.minimum, operand1=FP8_MAX)
+    nisa.tensor_scalar(t, t, nl.maximum, -FP8_MAX)

@@ -1,0 +1,66 @@
+"""How the columns of the output projection lie where the weights are the stationary operands."""
+
+import nki.language as nl
+
+from tkg.backends.neuron.layout import BANK, PMAX, load_small
+
+CHUNK_TILES = 8  # least columns of a row on a partition, in a chunk of them
+
+
+class OutputColumns(nl.NKIObject):
+    """How a core's Hl columns of the output come out of stationary weights:
+    h = c*Hl/C + h1*H2 + h2 with h1 on partitions, in C `chunks` of H2 `tiles`. `stay`: whether the
+    weights are stationary; `offset`, `multiplier`: bias and scale as [128, C, H2], each or None.
+
+    Made early by the block: beside the projection's weights the small DMAs would come late.
+    """
+
+    def __init__(self, share, rows, transposed, in_sbuf):
+        self.stay = transposed or (not in_sbuf and weights_stay(rows, share))
+        self.chunks = 1 if transposed or not self.stay else column_chunks(rows, share)
+        self.tiles = share // PMAX // self.chunks
+        self.offset = None
+        self.multiplier = None
+
+    def load(self, manager, bias, scale):
+        """Bias and scale, each [1 or 128, H] in HBM or None. Moving weights need them as rows,
+        which would take room for as long as they are there."""
+        if self.stay:
+            self.offset = self.column_tile(manager, bias, "output_projection.bias")
+            self.multiplier = self.column_tile(manager, scale, "output_projection.scale")
+
+    def column_tile(self, manager, row, name):
+        if row == None:
+            return None
+        tile = manager.stack((PMAX, self.chunks, self.tiles), row.dtype, name)
+        width = self.tiles * PMAX
+        first = nl.program_id(0) * self.chunks * width
+        pattern = [[self.tiles, PMAX], [width, self.chunks], [1, self.tiles]]
+        load_small(tile, row.ap(pattern, offset=first))
+        return tile
+
+
+def weights_stay(rows, share):
+    """Whether stationary weights, max(64, R) cycles a 128 x 128 of them, beat moving ones, 128, and
+    PSUM holds all sums."""
+    if share % PMAX != 0 or rows > PMAX // 2:
+        return False
+    return -(-(share // PMAX) // (BANK // rows)) <= nl.tile_size.psum_num_banks - 2
+
+
+def column_chunks(rows, share):
+    """Chunks of columns: the last one's weights are all that has to be multiplied once everything
+    has arrived. A row's pieces of a chunk stay long enough for DMA, and few where rows are many."""
+    most = 4 if rows == 1 else 2 if rows <= 8 else 1
+    tiles = share // PMAX
+    fitting = [n for n in range(1, most + 1) if tiles % n == 0 and tiles // n >= CHUNK_TILES]
+    return max([1] + fitting)
+
+
+def spread(tile, chunk, span, rows):
+    """Columns (first, count) of a chunk of a column tile as [128, count, rows], without a copy;
+    None stays None."""
+    if tile == None:
+        return None
+    first, count = span
+    return tile[:, chunk, first : first + count].expand_dim(2).broadcast(2, rows)
