@@ -17,6 +17,7 @@ constexpr int lanes = 8;
 // Register tiles: rows of x by 4 vectors of columns; rows by positions, and dot products, of
 // scores; rows, and sums, of weighted V.
 constexpr int gemm_rows = 2, dot_rows = 2, dot_sums = 8, attention_rows = 4, weigh_sums = 8;
+constexpr bool widens_slowly = false;
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }

@@ -16,6 +16,7 @@ constexpr int lanes = 16;
 // Register tiles: rows of x by 4 vectors of columns; rows by positions, and dot products, of
 // scores; rows, and sums, of weighted V.
 constexpr int gemm_rows = 6, dot_rows = 4, dot_sums = 16, attention_rows = 8, weigh_sums = 16;
+constexpr bool widens_slowly = false;
 
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 

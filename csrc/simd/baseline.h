@@ -2,7 +2,7 @@
 // Arm. Multiply-adds are rounded twice.
 #pragma once
 
-#include <type_traits>
+#include <array>
 
 #include "core/dtype.h"
 #include "core/panels.h"
@@ -22,6 +22,7 @@ constexpr int lanes = 4;
 // Register tiles: rows of x by 4 vectors of columns; rows by positions, and dot products, of
 // scores; rows, and sums, of weighted V.
 constexpr int gemm_rows = 2, dot_rows = 2, dot_sums = 8, attention_rows = 4, weigh_sums = 8;
+constexpr bool widens_slowly = true;
 
 inline Vec zero() { return {Float4{0, 0, 0, 0}}; }
 inline Vec set1(float x) { return {Float4{x, x, x, x}}; }
@@ -83,17 +84,40 @@ inline void fp8_to_half(const T* p, int n, f16* to) {
     for (int i = 0; i < n; ++i) to[i] = half_of(p[i]);
 }
 
-// Sixteen columns of a panel's row; FP8 as 2^-8 of the value.
+// Sixteen columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.
+inline void load_strip(const float* row, int column, Vec* b) {
+    for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
+}
+inline void load_strip(const f16* row, int column, Vec* b) {
+    for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
+}
+inline void load_strip(const bf16* row, int column, Vec* b) {
+    const bf16* p = row + column / 32 * 32;
+    for (int v = 0; v < 4; ++v) {
+        Int4 pairs;
+        __builtin_memcpy(&pairs, p + 2 * v * lanes, sizeof pairs);
+        b[v] = {(Float4)(column % 32 ? pairs & static_cast<int>(0xffff0000u) : pairs << 16)};
+    }
+}
+// 2^-8 of the value of each of the 256 bytes.
+template <class T>
+inline const float* fp8_values() {
+    static const std::array<float, 256> values = [] {
+        std::array<float, 256> table;
+        for (int bits = 0; bits < 256; ++bits)
+            table[static_cast<std::size_t>(bits)] =
+                to_float(half_of(T{static_cast<std::uint8_t>(bits)}));
+        return table;
+    }();
+    return values.data();
+}
 template <class T>
 inline void load_strip(const T* row, int column, Vec* b) {
-    constexpr bool in_order = sizeof(T) == 4 || std::is_same_v<T, f16>;
-    for (int i = 0; i < 16; ++i) {
-        const T x = row[in_order ? column + i : place_of_pair(column + i)];
-        if constexpr (sizeof(T) == 1)
-            b[i / lanes].v[i % lanes] = to_float(half_of(x));
-        else
-            b[i / lanes].v[i % lanes] = to_float(x);
-    }
+    static_assert(sizeof(T) == 1);
+    const float* values = fp8_values<T>();
+    const T* p = row + place_of_pair(column);
+    for (int v = 0; v < 4; ++v, p += 2 * lanes)
+        b[v] = {Float4{values[p[0].bits], values[p[2].bits], values[p[4].bits], values[p[6].bits]}};
 }
 
 }  // namespace
