@@ -9,6 +9,7 @@
 // that is masked takes no part in any sum.
 #pragma once
 
+#include "kernels/attention_turned.h"
 #include "kernels/attention_values.h"
 
 namespace tkg {
@@ -80,6 +81,7 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
     const i64 row_bytes = d * static_cast<i64>(sizeof(T));
     Tile<T> tiles[2];
     TileRows<T> rows_of_tile;
+    TurnedTile turned;
     alignas(64) float scores[max_block_rows * tile_len];
     const Unit& positions = task.unit;
     i64 begin = positions.first / tile_len * tile_len;
@@ -92,15 +94,25 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
         else
             list_first_tile(task, index + 1, next);
         if (!tile.count) continue;
-        if (transposed)
+        const auto ahead = [&](const T* const* some, int count) {
+            return Upcoming<T>{some, static_cast<unsigned>(count), row_bytes};
+        };
+        // What is asked for while the scores are computed, and while V is summed up: with few rows
+        // the next that will be used; with many, which take longer, what is used a tile later.
+        Upcoming<T> later = ahead(next.k, next.count);
+        if (transposed) {
             score_tile_transposed(query, rows, tile, d, step.k.d_stride, scores);
-        else
+            later.count = 0;
+        } else if (rows < turned_rows) {
             score_tile(query, rows, rows_of_tile.of(tile.k, tile.count, d), tile.count, d, scores,
                        tile.v);
-        const Upcoming<T> keys{next.k, transposed ? 0u : static_cast<unsigned>(next.count),
-                               row_bytes};
-        attend_tile(task, tile, rows_of_tile.of(tile.v, tile.count, d), scores, {m, l, acc}, keys);
-        for (int i = tile.count; i < static_cast<int>(keys.count); ++i) keys.fetch(i);
+        } else {
+            score_tile_turned(query, rows, turned, rows_of_tile.of(tile.k, tile.count, d),
+                              tile.count, d, scores, later);
+            later = ahead(next.v, next.count);
+        }
+        attend_tile(task, tile, rows_of_tile.of(tile.v, tile.count, d), scores, {m, l, acc}, later);
+        for (int i = tile.count; i < static_cast<int>(later.count); ++i) later.fetch(i);
     }
 }
 

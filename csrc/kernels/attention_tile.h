@@ -92,11 +92,11 @@ template <class T>
 inline void list_run(const Run<T>& run, i64 p, i64 end, i64 tile_begin, Tile<T>& tile) {
     const T *k = run.k + (p - run.first) * run.k_stride,
             *v = run.v + (p - run.first) * run.v_stride;
-    for (; p < end; ++p, k += run.k_stride, v += run.v_stride) {
-        tile.position[tile.count] = static_cast<int>(p - tile_begin);
-        tile.k[tile.count] = k;
-        tile.v[tile.count++] = v;
-    }
+    const int n = static_cast<int>(end - p), old = tile.count;
+    for (int i = 0; i < n; ++i) tile.position[old + i] = static_cast<int>(p - tile_begin) + i;
+    for (int i = 0; i < n; ++i) tile.k[old + i] = k + i * run.k_stride;
+    for (int i = 0; i < n; ++i) tile.v[old + i] = v + i * run.v_stride;
+    tile.count = old + n;
 }
 
 // Positions [begin, end): decide who may attend, and list the positions that anyone may.
@@ -126,6 +126,33 @@ inline void list_positions(const Task<T>& task, i64 begin, i64 end, Tile<T>& til
         list_run(run, p, next, begin, tile);
     }
 }
+
+// Rows of K or V that will be needed next, asked for piece by piece in the order of memory: the
+// processor's own prefetching then helps.
+template <class T>
+struct Upcoming {
+    const T* const* row;
+    unsigned count;       // rows
+    i64 bytes;            // of a piece
+    unsigned pieces = 1;  // a row
+    unsigned first = 0;
+
+    TKG_INLINE void fetch(int i) const {
+        const unsigned piece = first + static_cast<unsigned>(i), r = piece / pieces;
+        if (r >= count) return;
+        prefetch(reinterpret_cast<const char*>(row[r]) + piece % pieces * bytes, bytes);
+    }
+    // From some row on.
+    Upcoming from(int i) const {
+        return {row + i, count > static_cast<unsigned>(i) ? count - static_cast<unsigned>(i) : 0,
+                bytes};
+    }
+    // The rows in so many pieces each, whole cache lines, from one of them on.
+    Upcoming in_pieces(i64 number, i64 from) const {
+        return {row, count, round_up(ceil_div(bytes, number), 64), static_cast<unsigned>(number),
+                static_cast<unsigned>(from)};
+    }
+};
 
 }  // namespace
 }  // namespace tkg

@@ -11,28 +11,6 @@ namespace {
 
 constexpr float minus_infinity = -__builtin_inff();
 
-// Rows of K that will be needed next, asked for piece by piece in the order of memory: the
-// processor's own prefetching then helps.
-template <class T>
-struct Upcoming {
-    const T* const* row;
-    unsigned count;       // rows
-    i64 bytes;            // of a piece
-    unsigned pieces = 1;  // a row
-    unsigned first = 0;
-
-    TKG_INLINE void fetch(int i) const {
-        const unsigned piece = first + static_cast<unsigned>(i), r = piece / pieces;
-        if (r >= count) return;
-        prefetch(reinterpret_cast<const char*>(row[r]) + piece % pieces * bytes, bytes);
-    }
-    // The rows in so many pieces each, whole cache lines, from one of them on.
-    Upcoming in_pieces(i64 number, i64 from) const {
-        return {row, count, round_up(ceil_div(bytes, number), 64), static_cast<unsigned>(number),
-                static_cast<unsigned>(from)};
-    }
-};
-
 // Scores [rows, count] become weights, m and l are brought up to date, factor[r] is what acc must
 // be multiplied by.
 inline void softmax_tile(float* scores, int rows, int count, float* m, float* l, float* factor) {

@@ -18,6 +18,8 @@ constexpr int lanes = 8;
 // scores; rows, and sums, of weighted V.
 constexpr int gemm_rows = 2, dot_rows = 2, dot_sums = 8, attention_rows = 4, weigh_sums = 8;
 constexpr bool widens_slowly = false;
+// From so many rows on, scores are computed from K turned (kernels/attention_turned.h).
+constexpr int turned_rows = 5;
 
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
@@ -110,6 +112,52 @@ inline Vec load_n(const T* p, int n) {
     T all[lanes] = {};
     for (int i = 0; i < n; ++i) all[i] = p[i];
     return load(all);
+}
+
+// to[w * stride + i] = 32-bit word first + w of row i, for 8 rows and n <= 8 words.
+inline void turn_words(const void* const* row, std::int64_t first, int n, std::uint32_t* to,
+                       std::int64_t stride) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 8; ++i) {
+        const int* from = static_cast<const int*>(row[i]) + first;
+        a[i] = _mm256_maskload_epi32(
+            from,
+            _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+    }
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int h = 0; h < 2; ++h) {
+            a[i + 2 * h] = _mm256_unpacklo_epi64(b[i + h], b[i + h + 2]);
+            a[i + 2 * h + 1] = _mm256_unpackhi_epi64(b[i + h], b[i + h + 2]);
+        }
+    // a[4 * g + w]: words w and w + 4 of rows 4 * g to 4 * g + 3.
+    for (int w = 0; w < 4; ++w) {
+        b[w] = _mm256_permute2x128_si256(a[w], a[w + 4], 0x20);
+        b[w + 4] = _mm256_permute2x128_si256(a[w], a[w + 4], 0x31);
+    }
+    for (int w = 0; w < n; ++w)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(to + w * stride), b[w]);
+}
+// The values in 8 words, in order.
+inline void widen_words(const std::uint32_t* p, float, Vec* b) {
+    b[0] = {_mm256_load_ps(reinterpret_cast<const float*>(p))};
+}
+inline void widen_words(const std::uint32_t* p, bf16, Vec* b) {
+    const __m256i x = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+    b[0] = {_mm256_castsi256_ps(_mm256_slli_epi32(x, 16))};
+    b[1] = {
+        _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline void widen_words(const std::uint32_t* p, f16, Vec* b) {
+    const __m256i x = _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+    const auto halves = [](__m256i words) {
+        return _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    };
+    b[0] = {_mm256_cvtph_ps(halves(_mm256_and_si256(x, _mm256_set1_epi32(0xffff))))};
+    b[1] = {_mm256_cvtph_ps(halves(_mm256_srli_epi32(x, 16)))};
 }
 
 // 32 columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.

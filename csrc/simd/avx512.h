@@ -17,6 +17,8 @@ constexpr int lanes = 16;
 // scores; rows, and sums, of weighted V.
 constexpr int gemm_rows = 6, dot_rows = 4, dot_sums = 16, attention_rows = 8, weigh_sums = 16;
 constexpr bool widens_slowly = false;
+// From so many rows on, scores are computed from K turned (kernels/attention_turned.h).
+constexpr int turned_rows = 5;
 
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 
@@ -141,6 +143,51 @@ inline Vec load(const e4m3fn* p) {
 }
 inline Vec load_n(const e4m3fn* p, int n) {
     return widen_fp8(_mm_maskz_loadu_epi8(first(n), p), e4m3fn{});
+}
+
+// to[w * stride + i] = 32-bit word first + w of row i, for 16 rows and n <= 16 words.
+inline void turn_words(const void* const* row, std::int64_t first_word, int n, std::uint32_t* to,
+                       std::int64_t stride) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; ++i)
+        a[i] = _mm512_maskz_loadu_epi32(first(n),
+                                        static_cast<const std::uint32_t*>(row[i]) + first_word);
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int h = 0; h < 2; ++h) {
+            a[i + 2 * h] = _mm512_unpacklo_epi64(b[i + h], b[i + h + 2]);
+            a[i + 2 * h + 1] = _mm512_unpackhi_epi64(b[i + h], b[i + h + 2]);
+        }
+    // a[4 * g + w]: words w, w + 4, w + 8, w + 12 of rows 4 * g to 4 * g + 3.
+    for (int w = 0; w < 4; ++w) {
+        const __m512i low01 = _mm512_shuffle_i32x4(a[w], a[w + 4], 0x44);
+        const __m512i high01 = _mm512_shuffle_i32x4(a[w], a[w + 4], 0xee);
+        const __m512i low23 = _mm512_shuffle_i32x4(a[w + 8], a[w + 12], 0x44);
+        const __m512i high23 = _mm512_shuffle_i32x4(a[w + 8], a[w + 12], 0xee);
+        b[w] = _mm512_shuffle_i32x4(low01, low23, 0x88);
+        b[w + 4] = _mm512_shuffle_i32x4(low01, low23, 0xdd);
+        b[w + 8] = _mm512_shuffle_i32x4(high01, high23, 0x88);
+        b[w + 12] = _mm512_shuffle_i32x4(high01, high23, 0xdd);
+    }
+    for (int w = 0; w < n; ++w) _mm512_store_si512(to + w * stride, b[w]);
+}
+// The values in 16 words, in order.
+inline void widen_words(const std::uint32_t* p, float, Vec* b) {
+    b[0] = {_mm512_castsi512_ps(_mm512_load_si512(p))};
+}
+inline void widen_words(const std::uint32_t* p, bf16, Vec* b) {
+    const __m512i x = _mm512_load_si512(p);
+    b[0] = {_mm512_castsi512_ps(_mm512_slli_epi32(x, 16))};
+    b[1] = {
+        _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline void widen_words(const std::uint32_t* p, f16, Vec* b) {
+    const __m512i x = _mm512_load_si512(p);
+    b[0] = {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(x))};
+    b[1] = {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16)))};
 }
 
 // The 64 columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.

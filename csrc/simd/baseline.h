@@ -23,6 +23,8 @@ constexpr int lanes = 4;
 // scores; rows, and sums, of weighted V.
 constexpr int gemm_rows = 2, dot_rows = 2, dot_sums = 8, attention_rows = 4, weigh_sums = 8;
 constexpr bool widens_slowly = true;
+// From so many rows on, scores are computed from K turned (kernels/attention_turned.h).
+constexpr int turned_rows = 2;
 
 inline Vec zero() { return {Float4{0, 0, 0, 0}}; }
 inline Vec set1(float x) { return {Float4{x, x, x, x}}; }
@@ -82,6 +84,31 @@ inline Vec load_n(const T* p, int n) {
 template <class T>
 inline void fp8_to_half(const T* p, int n, f16* to) {
     for (int i = 0; i < n; ++i) to[i] = half_of(p[i]);
+}
+
+// to[w * stride + i] = 32-bit word first + w of row i, for 4 rows and n <= 4 words.
+inline void turn_words(const void* const* row, std::int64_t first, int n, std::uint32_t* to,
+                       std::int64_t stride) {
+    for (int i = 0; i < lanes; ++i)
+        for (int w = 0; w < n; ++w)
+            __builtin_memcpy(to + w * stride + i,
+                             static_cast<const unsigned char*>(row[i]) + (first + w) * 4, 4);
+}
+// The values in 4 words, in order.
+inline void widen_words(const std::uint32_t* p, float, Vec* b) {
+    b[0] = load(reinterpret_cast<const float*>(p));
+}
+inline void widen_words(const std::uint32_t* p, bf16, Vec* b) {
+    Int4 pairs;
+    __builtin_memcpy(&pairs, p, sizeof pairs);
+    b[0] = {(Float4)(pairs << 16)};
+    b[1] = {(Float4)(pairs & static_cast<int>(0xffff0000u))};
+}
+inline void widen_words(const std::uint32_t* p, f16, Vec* b) {
+    for (int i = 0; i < lanes; ++i) {
+        b[0].v[i] = to_float(f16{static_cast<std::uint16_t>(p[i])});
+        b[1].v[i] = to_float(f16{static_cast<std::uint16_t>(p[i] >> 16)});
+    }
 }
 
 // Sixteen columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.

@@ -178,6 +178,42 @@ void check_strips(const char* name, DType dtype) {
     }
 }
 
+// Rows of n words each, turned and widened again. Exactly as many are stored: reading more is an
+// error that ASan reports.
+template <class T>
+void check_turned(const char* name) {
+    constexpr int per_word = static_cast<int>(4 / sizeof(T)), before = 3, stride = 2 * lanes;
+    for (int n = 1; n <= lanes; ++n) {
+        const int values = (before + n) * per_word;
+        std::vector<std::vector<T>> rows(lanes, std::vector<T>(static_cast<std::size_t>(values)));
+        const void* row[lanes];
+        for (int i = 0; i < lanes; ++i) {
+            T* to = rows[static_cast<std::size_t>(i)].data();
+            for (int j = 0; j < values; ++j)
+                from_float(static_cast<float>((i * 29 + j * 13) % 127), to + j);
+            row[i] = to;
+        }
+        alignas(64) std::uint32_t words[lanes * stride];
+        for (std::uint32_t& word : words) word = 0xffffffffu;
+        turn_words(row, before, n, words, stride);
+        for (int w = 0; w < lanes; ++w) {
+            Vec b[per_word];
+            widen_words(words + w * stride, T{}, b);
+            for (int e = 0; e < per_word; ++e) {
+                float got[lanes];
+                store(got, b[e]);
+                for (int i = 0; i < lanes && w < n; ++i) {
+                    const T* from = rows[static_cast<std::size_t>(i)].data();
+                    CHECK(got[i] == to_float(from[(before + w) * per_word + e]),
+                          "%s row %d, word %d of %d", name, i, w, n);
+                }
+            }
+            for (int i = w < n ? lanes : 0; i < stride; ++i)
+                CHECK(words[w * stride + i] == 0xffffffffu, "%s: written behind word %d", name, n);
+        }
+    }
+}
+
 const char* isa() {
 #if defined(TKG_ISA_AVX512)
     return "avx512";
@@ -212,6 +248,9 @@ int main() {
     check_strips<bf16>("bfloat16", DType::bfloat16);
     check_strips<e4m3>("float8_e4m3", DType::float8_e4m3);
     check_strips<e4m3fn>("float8_e4m3fn", DType::float8_e4m3fn);
+    check_turned<float>("float32");
+    check_turned<f16>("float16");
+    check_turned<bf16>("bfloat16");
     std::printf("%s: %d failures\n", isa(), failures);
     return failures != 0;
 }

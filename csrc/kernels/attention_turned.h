@@ -1,0 +1,70 @@
+// The scores of many rows: K of a tile is turned first, so that positions are the lanes and no dot
+// product is added up over lanes. That costs as much as the sums of some rows.
+#pragma once
+
+#include "kernels/attention_scores.h"
+
+namespace tkg {
+namespace {
+
+// Vectors of positions beside each other.
+constexpr int turned_vecs = 2;
+static_assert(tile_len % (turned_vecs * lanes) == 0);
+
+// A tile of K, turned: word[w][i] has the values of position i that lie in its w-th 32 bits. Behind
+// the last position are copies of it.
+struct TurnedTile {
+    alignas(64) std::uint32_t word[max_d_head][tile_len];
+
+    template <class T>
+    void turn(const T* const* k, int count, i64 d) {
+        const i64 words = d * static_cast<i64>(sizeof(T)) / 4;
+        for (int i = 0; i < round_up(count, turned_vecs * lanes); i += lanes) {
+            const void* some[lanes];
+            for (int p = 0; p < lanes; ++p) some[p] = k[min_of(i + p, count - 1)];
+            for (i64 w = 0; w < words; w += lanes)
+                turn_words(some, w, valid_lanes(w, words), &word[w][i], tile_len);
+        }
+    }
+};
+
+// scores[r][0..turned_vecs * lanes) for R rows. Asks for `ahead` rows on the way.
+template <int R, class T, class Next>
+TKG_INLINE void turned_dots(const float* q, const std::uint32_t* words, i64 d, float* scores,
+                            const Next& ahead) {
+    constexpr int per_word = static_cast<int>(4 / sizeof(T)), positions = turned_vecs * lanes;
+    Vec c[R][turned_vecs];
+    for (int r = 0; r < R; ++r)
+        for (int x = 0; x < turned_vecs; ++x) c[r][x] = zero();
+    const i64 steps = d / per_word;
+    i64 due = 0;
+    int asked = 0;
+    for (i64 w = 0; w < steps; ++w, words += tile_len) {
+        for (due += positions; due >= steps; due -= steps) ahead.fetch(asked++);
+        Vec key[turned_vecs][per_word];
+        for (int x = 0; x < turned_vecs; ++x) widen_words(words + x * lanes, T{}, key[x]);
+        for (int e = 0; e < per_word; ++e)
+            for (int r = 0; r < R; ++r) {
+                const Vec query = set1(q[r * d + w * per_word + e]);
+                for (int x = 0; x < turned_vecs; ++x) c[r][x] = fma(query, key[x][e], c[r][x]);
+            }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int x = 0; x < turned_vecs; ++x) store(scores + r * tile_len + x * lanes, c[r][x]);
+}
+
+// Behind the last of the `count` positions some scores are written that mean nothing.
+template <class T, class Next>
+inline void score_tile_turned(const float* q, int rows, TurnedTile& tile, const T* const* k,
+                              int count, i64 d, float* scores, Next ahead) {
+    tile.turn(k, count, d);
+    for_row_groups<attention_rows>(rows, [&](auto group, i64 r) {
+        for (int i = 0; i < count; i += turned_vecs * lanes)
+            turned_dots<group(), T>(q + r * d, &tile.word[0][i], d, scores + r * tile_len + i,
+                                    ahead.from(i));
+        ahead.count = 0;
+    });
+}
+
+}  // namespace
+}  // namespace tkg
