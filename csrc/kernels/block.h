@@ -199,9 +199,8 @@ void attention_block(const Layer& layer, const Step& step, Team& team, Workspace
         worker.share(plan.qkv.tasks(),
                      [&](i64 i) { gemm_task(plan.qkv, i, scratch.x, layer.qkv, scratch.partial); });
         worker.barrier();
-        worker.split(m * heads, [&](i64 i) {
-            finish_head(layer, step, plan, scratch, i / heads, i % heads, row);
-        });
+        worker.split(m * heads,
+                     [&](i64 i) { finish_head(layer, step, plan, scratch, i % m, i / m, row); });
         worker.barrier();
         if (!layer.skip_attention) {
             with_type(step.cache_dtype, [&](auto type) {
@@ -223,9 +222,9 @@ void attention_block(const Layer& layer, const Step& step, Team& team, Workspace
         });
         worker.barrier();
         worker.split(m * out_parts, [&](i64 i) {
-            finish_output(plan.out, scratch.partial, layer.out, i / out_parts, i % out_parts,
-                          is_padded(step, i / out_parts), step.x_dtype, layer.transposed_out,
-                          layer.lnc, row, step.out);
+            finish_output(plan.out, scratch.partial, layer.out, i % m, i / m,
+                          is_padded(step, i % m), step.x_dtype, layer.transposed_out, layer.lnc,
+                          row, step.out);
         });
     });
 }
@@ -263,7 +262,7 @@ void output_projection(const Projection& call, Team& team, Workspace& workspace)
         worker.share(plan.tasks(), [&](i64 i) { gemm_task(plan, i, x, call.linear, partial); });
         worker.barrier();
         worker.split(m * parts, [&](i64 i) {
-            finish_output(plan, partial, call.linear, i / parts, i % parts, false, call.x_dtype,
+            finish_output(plan, partial, call.linear, i % m, i / m, false, call.x_dtype,
                           call.transposed_out, call.lnc, row, call.out);
         });
     });
