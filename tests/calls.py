@@ -14,7 +14,7 @@ import numpy as np
 import tkg
 from tkg.testing import placed
 from tkg.testing.budgets import Check, check_block, check_projection
-from tkg.testing.verify import COMPUTES
+from tkg.testing.verify import computes
 
 Call = dict[str, Any]
 
@@ -90,11 +90,11 @@ def project(backend: str, call: Call) -> np.ndarray:
 
 
 def block_checks(backend: str, call: Call, truth: Any) -> list[Check]:
-    return check_block(call, run(backend, call), truth, COMPUTES[backend])
+    return check_block(call, run(backend, call), truth, computes(backend))
 
 
 def projection_check(backend: str, call: Call, truth: np.ndarray) -> Check:
-    return check_projection(call, project(backend, call), truth, COMPUTES[backend])
+    return check_projection(call, project(backend, call), truth, computes(backend))
 
 
 def failures(checks: list[Check]) -> list[Check]:

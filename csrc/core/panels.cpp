@@ -6,16 +6,27 @@ namespace tkg {
 
 namespace {
 
+// Where element (i, column) of a panel lies.
+std::int64_t place(DType dtype, std::int64_t i, int column) {
+    if (dtype == DType::bfloat16) return i / 2 * 2 * panel_columns + 2 * column + i % 2;
+    return i * panel_columns + (size_of(dtype) == 1 ? place_of_pair(column) : column);
+}
+
+std::int64_t panel_elements(std::int64_t in, DType dtype) {
+    const int beside = rows_beside(dtype);
+    return (in + beside - 1) / beside * beside * panel_columns;
+}
+
 template <class Bits>
 void pack(const Linear& plain, Bits* to) {
-    const bool pairs = lies_in_pairs(plain.dtype);
     const Bits* w = at<const Bits>(plain.weight);
-    for (std::int64_t n = 0; n < plain.out; n += panel_columns) {
+    const std::int64_t elements = panel_elements(plain.in, plain.dtype);
+    for (std::int64_t n = 0; n < plain.out; n += panel_columns, to += elements) {
         const int columns = static_cast<int>(std::min<std::int64_t>(panel_columns, plain.out - n));
-        for (std::int64_t i = 0; i < plain.in; ++i, to += panel_columns) {
+        std::fill_n(to, elements, Bits{0});
+        for (std::int64_t i = 0; i < plain.in; ++i) {
             const Bits* row = w + i * plain.row_stride + n;
-            std::fill_n(to, panel_columns, Bits{0});
-            for (int j = 0; j < columns; ++j) to[pairs ? place_of_pair(j) : j] = row[j];
+            for (int j = 0; j < columns; ++j) to[place(plain.dtype, i, j)] = row[j];
         }
     }
 }
@@ -28,7 +39,7 @@ bool is_special(std::uint8_t bits, DType dtype) {
 }  // namespace
 
 std::int64_t panel_bytes(std::int64_t in, std::int64_t out, DType dtype) {
-    return (out + panel_columns - 1) / panel_columns * panel_columns * in * size_of(dtype);
+    return (out + panel_columns - 1) / panel_columns * panel_elements(in, dtype) * size_of(dtype);
 }
 
 bool pack_panels(const Linear& plain, Address to) {

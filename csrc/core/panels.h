@@ -2,9 +2,10 @@
 // after another, the last one filled up with zeros. A thread that works its way through them reads
 // one stream.
 //
-// In a row of a panel, float32 and float16 lie in the order of the columns. Of bfloat16 and FP8,
-// columns c and c + 16 of each 32 are neighbours: in a vector of twice their width a shift and a
-// mask widen both.
+// In a row of a panel, float32 and float16 lie in the order of the columns. What a vector holds two
+// of in a word lies in pairs. Of bfloat16, rows k and k + 1 (k even) are neighbours, column by
+// column, an odd last row beside zeros: a shift and a mask widen both, and units for bfloat16
+// multiply such pairs. Of FP8, columns c and c + 16 of each 32 are neighbours.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +16,10 @@ namespace tkg {
 
 constexpr int panel_columns = 64;
 
-constexpr bool lies_in_pairs(DType dtype) {
-    return dtype != DType::float32 && dtype != DType::float16;
-}
+// Rows of the weight that lie in one row of its panel.
+constexpr int rows_beside(DType dtype) { return dtype == DType::bfloat16 ? 2 : 1; }
 
-// Where a column lies in a panel's row, if it lies in pairs.
+// Where a column of FP8 lies in a panel's row.
 constexpr int place_of_pair(int column) {
     return column / 32 * 32 + column % 16 * 2 + column % 32 / 16;
 }

@@ -7,7 +7,7 @@
 namespace tkg {
 
 #if defined(TKG_X86)
-extern const Variant variant_avx512, variant_avx2;
+extern const Variant variant_avx512_bf16, variant_avx512, variant_avx2;
 #endif
 extern const Variant variant_baseline;
 
@@ -28,6 +28,8 @@ bool runs_avx512() {
     return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+bool runs_avx512_bf16() { return runs_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 const Candidate* candidates(int* count) {
@@ -37,6 +39,9 @@ const Candidate* candidates(int* count) {
         {&variant_avx2, runs_avx2()},
 #endif
         {&variant_baseline, true},
+#if defined(TKG_X86)
+        {&variant_avx512_bf16, runs_avx512_bf16()},  // by name only: it rounds x
+#endif
     };
     *count = static_cast<int>(sizeof table / sizeof table[0]);
     return table;

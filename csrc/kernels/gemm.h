@@ -11,10 +11,11 @@ inline void gemm_task(const GemmPlan& plan, i64 task, const float* x, const Line
                       float* partial) {
     with_type(linear.dtype, [&](auto type) {
         using T = decltype(type);
+        const auto* operand = reinterpret_cast<const Operand<T>*>(x);
         if (linear.panels)
-            panel_task(plan, task, x, at<const T>(linear.weight), partial);
+            panel_task(plan, task, operand, at<const T>(linear.weight), partial);
         else
-            plain_task(plan, task, x, at<const T>(linear.weight), linear.row_stride, partial);
+            plain_task(plan, task, operand, at<const T>(linear.weight), linear.row_stride, partial);
     });
 }
 

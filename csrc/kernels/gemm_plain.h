@@ -30,14 +30,24 @@ struct NextBlock {
 // A strip where it lies; of one that is not Full, `columns` count and the others are 0.
 template <bool Full, class T>
 struct PlainStrip {
+    static constexpr int rows = std::is_same_v<Operand<T>, bf16> ? 2 : 1;
     const T* w;
     i64 ldw, columns;
+    i64 k;  // rows that it has
 
-    void load(i64 i, Vec* b) const {
+    TKG_INLINE int valid(int v) const {
+        return Full ? lanes : valid_lanes(min_of(v * lanes, columns), columns);
+    }
+    void load(i64 i, int, Vec* b) const {
         for (int v = 0; v < strip_vecs; ++v) {
             const T* p = w + i * ldw + v * lanes;
-            b[v] =
-                Full ? tkg::load(p) : load_n(p, valid_lanes(min_of(v * lanes, columns), columns));
+            b[v] = Full ? tkg::load(p) : load_n(p, valid(v));
+        }
+    }
+    void load(i64 i, Pairs* b) const {
+        for (int v = 0; v < strip_vecs; ++v) {
+            const T* p = w + i * ldw + v * lanes;
+            b[v] = load_rows(p, i + 1 < k ? p + ldw : nullptr, valid(v));
         }
     }
 };
@@ -46,14 +56,19 @@ template <bool Full, class T>
 struct PlainStripAhead : PlainStrip<Full, T> {
     NextBlock<T> next;
 
-    TKG_INLINE void load(i64 i, Vec* b) const {
+    TKG_INLINE void load(i64 i, int e, Vec* b) const {
         next.fetch(i);
+        PlainStrip<Full, T>::load(i, e, b);
+    }
+    TKG_INLINE void load(i64 i, Pairs* b) const {
+        next.fetch(i);
+        next.fetch(i + 1);
         PlainStrip<Full, T>::load(i, b);
     }
 };
 
 template <bool Full, class T>
-inline void plain_strip(const GemmBlock& block, const PlainStrip<Full, T>& strip,
+inline void plain_strip(const GemmBlock<Operand<T>>& block, const PlainStrip<Full, T>& strip,
                         const NextBlock<T>& next) {
     if constexpr (is_fp8<T>) {
         alignas(64) f16 half[block_k * part] = {};
@@ -62,7 +77,7 @@ inline void plain_strip(const GemmBlock& block, const PlainStrip<Full, T>& strip
             next.fetch(i);
             fp8_to_half(strip.w + i * strip.ldw, columns, half + i * part);
         }
-        const PlainStrip<true, f16> widened{half, part, strip_n};
+        const PlainStrip<true, f16> widened{half, part, strip_n, block.k};
         block.run(widened, widened);
     } else {
         block.run(PlainStripAhead<Full, T>{strip, next}, strip);
@@ -71,7 +86,7 @@ inline void plain_strip(const GemmBlock& block, const PlainStrip<Full, T>& strip
 
 // One task: partial[chunk][0..m)[a range of columns].
 template <class T>
-inline void plain_task(const GemmPlan& plan, i64 task, const float* x, const T* w, i64 ldw,
+inline void plain_task(const GemmPlan& plan, i64 task, const Operand<T>* x, const T* w, i64 ldw,
                        float* partial) {
     const i64 chunk = task / plan.ranges, range = task % plan.ranges;
     const i64 k0 = chunk * plan.chunk_k, k1 = plan.chunk_end(chunk);
@@ -84,15 +99,15 @@ inline void plain_task(const GemmPlan& plan, i64 task, const float* x, const T* 
             const i64 next_n = right ? n + block_n : n0, next_k = right ? k : k + block_k;
             const i64 strips = min_of(block_n, n1 - next_n) / strip_n;
             NextBlock<T> next{w + next_k * ldw + next_n, ldw, right || below ? strips : 0, 0};
-            GemmBlock block{x + plan.operand_index(0, k), plan.m, min_of(block_k, k1 - k), k == k0,
-                            nullptr};
+            GemmBlock<Operand<T>> block{x + plan.operand_index(0, k), plan.m,
+                                        min_of(block_k, k1 - k), k == k0, nullptr};
             for (i64 j = n; j < min_of(n + block_n, n1); j += strip_n, next.piece += block.k) {
                 block.sums = partial + plan.partial_index(chunk, 0, j);
                 const T* strip = w + k * ldw + j;
                 if (j + strip_n <= n1)
-                    plain_strip(block, PlainStrip<true, T>{strip, ldw, strip_n}, next);
+                    plain_strip(block, PlainStrip<true, T>{strip, ldw, strip_n, block.k}, next);
                 else
-                    plain_strip(block, PlainStrip<false, T>{strip, ldw, n1 - j}, next);
+                    plain_strip(block, PlainStrip<false, T>{strip, ldw, n1 - j, block.k}, next);
             }
         }
 }

@@ -12,6 +12,9 @@
 // depend on the number of threads. How often a chain passes through memory on the way changes no
 // bit.
 //
+// Where a processor has units for bfloat16 that are used (avx512_bf16), x is rounded to bfloat16
+// for weights of that type, and a step of a chain is a pair of k: a product of pairs is added.
+//
 // FP8 weights take part as 2^-8 of their value, which float16 holds; `gemm_finish` puts it right.
 #pragma once
 
@@ -30,8 +33,9 @@ struct GemmPlan {
     i64 m, k, n;
     i64 chunk_k, chunks;  // rows of w a chunk
     i64 range_n, ranges;  // columns a task
+    bool in_pairs;        // x is bfloat16
     i64 tasks() const { return chunks * ranges; }
-    i64 operand_floats() const { return m * round_up(k, part); }
+    i64 operand_floats() const { return m * round_up(k, part) / (in_pairs ? 2 : 1); }
     i64 partial_floats() const { return chunks * m * round_up(n, part); }
     i64 operand_index(i64 row, i64 i) const { return i / part * part * m + row * part + i % part; }
     i64 partial_index(i64 chunk, i64 row, i64 j) const {
@@ -42,7 +46,8 @@ struct GemmPlan {
 
 inline GemmPlan plan_gemm(i64 m, const Linear& linear, int threads) {
     const i64 k = linear.in, n = linear.out;
-    GemmPlan plan{m, k, n, 0, 0, part, 0};
+    const bool in_pairs = multiplies_bf16 && linear.dtype == DType::bfloat16;
+    GemmPlan plan{m, k, n, 0, 0, part, 0, in_pairs};
     const i64 most = n < narrow_n ? max_narrow_chunks : max_chunks;
     plan.chunk_k = max_of(min_chunk_k, round_up(ceil_div(k, most), part));
     plan.chunks = max_of(1, ceil_div(k, plan.chunk_k));
@@ -55,15 +60,30 @@ inline GemmPlan plan_gemm(i64 m, const Linear& linear, int threads) {
     return plan;
 }
 
+// The type that x has in the product with weights of a type.
+template <class T>
+using Operand = std::conditional_t<multiplies_bf16 && std::is_same_v<T, bf16>, bf16, float>;
+
+template <class X>
+inline void put_operand_as(const GemmPlan& plan, i64 row, i64 k0, i64 n, const float* x,
+                           X* operand) {
+    for (i64 i = 0; i < n;) {
+        const i64 to_part_end = part - (k0 + i) % part;
+        const int count = valid_lanes(0, min_of(n - i, to_part_end));
+        store_n(operand + plan.operand_index(row, k0 + i), load_n(x + i, count), count);
+        i += count;
+    }
+    // The partner of an odd last one.
+    if (k0 + n == plan.k && plan.k % 2) operand[plan.operand_index(row, plan.k)] = X{};
+}
+
 // x[row][k0..k0 + n) into its place.
 inline void put_operand(const GemmPlan& plan, i64 row, i64 k0, i64 n, const float* x,
                         float* operand) {
-    for (i64 i = 0; i < n;) {
-        const i64 count = min_of(n - i, part - (k0 + i) % part);
-        __builtin_memcpy(operand + plan.operand_index(row, k0 + i), x + i,
-                         static_cast<std::size_t>(count) * sizeof(float));
-        i += count;
-    }
+    if (plan.in_pairs)
+        put_operand_as(plan, row, k0, n, x, reinterpret_cast<Operand<bf16>*>(operand));
+    else
+        put_operand_as(plan, row, k0, n, x, operand);
 }
 
 // y[0..n) = columns [n0, n0 + n) of row m: chunks added in order, scaled, bias added.

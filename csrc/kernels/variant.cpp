@@ -7,7 +7,11 @@
 
 namespace tkg {
 
-#if defined(TKG_ISA_AVX512)
+#if defined(TKG_ISA_AVX512_BF16)
+extern const Variant variant_avx512_bf16;
+const Variant variant_avx512_bf16{"avx512_bf16",     lanes,      attention_block,
+                                  output_projection, fma_rounds, stream_sum};
+#elif defined(TKG_ISA_AVX512)
 extern const Variant variant_avx512;
 const Variant variant_avx512{"avx512",          lanes,      attention_block,
                              output_projection, fma_rounds, stream_sum};

@@ -161,19 +161,20 @@ inline void widen_words(const std::uint32_t* p, f16, Vec* b) {
 }
 
 // 32 columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.
-inline void load_strip(const float* row, int column, Vec* b) {
+inline void load_strip(const float* row, int column, int, Vec* b) {
     for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
 }
-inline void load_strip(const f16* row, int column, Vec* b) {
+inline void load_strip(const f16* row, int column, int, Vec* b) {
     for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
 }
-inline void load_strip(const bf16* row, int column, Vec* b) {
-    const __m256i* p = reinterpret_cast<const __m256i*>(row + column);
+// Of two rows, the first or the second.
+inline void load_strip(const bf16* rows, int column, int second, Vec* b) {
+    const __m256i* p = reinterpret_cast<const __m256i*>(rows + 2 * column);
     const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
-    for (int v = 0; v < 2; ++v) {
+    for (int v = 0; v < 4; ++v) {
         const __m256i pairs = _mm256_loadu_si256(p + v);
-        b[v] = {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))};
-        b[v + 2] = {_mm256_castsi256_ps(_mm256_and_si256(pairs, high))};
+        b[v] = {_mm256_castsi256_ps(second ? _mm256_and_si256(pairs, high)
+                                           : _mm256_slli_epi32(pairs, 16))};
     }
 }
 // A byte in the upper half of 16 bits, shifted right by one with its sign: float16 but for bit 14.
@@ -181,7 +182,7 @@ inline __m256i half_of_high_bytes(__m256i x) {
     return _mm256_and_si256(_mm256_srai_epi16(x, 1), _mm256_set1_epi16(static_cast<short>(0xbf80)));
 }
 template <class T>
-inline void load_strip(const T* row, int column, Vec* b) {
+inline void load_strip(const T* row, int column, int, Vec* b) {
     static_assert(sizeof(T) == 1);
     const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + column));
     const __m256i low = half_of_high_bytes(_mm256_slli_epi16(pairs, 8));

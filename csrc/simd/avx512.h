@@ -191,18 +191,19 @@ inline void widen_words(const std::uint32_t* p, f16, Vec* b) {
 }
 
 // The 64 columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.
-inline void load_strip(const float* row, int, Vec* b) {
+inline void load_strip(const float* row, int, int, Vec* b) {
     for (int v = 0; v < 4; ++v) b[v] = load(row + v * lanes);
 }
-inline void load_strip(const f16* row, int, Vec* b) {
+inline void load_strip(const f16* row, int, int, Vec* b) {
     for (int v = 0; v < 4; ++v) b[v] = load(row + v * lanes);
 }
-inline void load_strip(const bf16* row, int, Vec* b) {
+// Of two rows, the first or the second.
+inline void load_strip(const bf16* rows, int, int second, Vec* b) {
     const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-    for (int v = 0; v < 4; v += 2) {
-        const __m512i pairs = _mm512_loadu_si512(row + v * lanes);
-        b[v] = {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))};
-        b[v + 1] = {_mm512_castsi512_ps(_mm512_and_si512(pairs, high))};
+    for (int v = 0; v < 4; ++v) {
+        const __m512i pairs = _mm512_loadu_si512(rows + 2 * v * lanes);
+        b[v] = {_mm512_castsi512_ps(second ? _mm512_and_si512(pairs, high)
+                                           : _mm512_slli_epi32(pairs, 16))};
     }
 }
 // A byte in the upper half of 16 bits, shifted right by one with its sign: float16 but for bit 14.
@@ -210,7 +211,7 @@ inline __m512i half_of_high_bytes(__m512i x) {
     return _mm512_and_si512(_mm512_srai_epi16(x, 1), _mm512_set1_epi16(static_cast<short>(0xbf80)));
 }
 template <class T>
-inline void load_strip(const T* row, int, Vec* b) {
+inline void load_strip(const T* row, int, int, Vec* b) {
     static_assert(sizeof(T) == 1);
     const __m512i pairs = _mm512_loadu_si512(row);
     const __m512i low = half_of_high_bytes(_mm512_slli_epi16(pairs, 8));
@@ -220,6 +221,41 @@ inline void load_strip(const T* row, int, Vec* b) {
     b[2] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(low, 1))};
     b[3] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(high, 1))};
 }
+
+#if defined(TKG_ISA_AVX512_BF16)
+// Sixteen pairs of bfloat16 that are multiplied and added up in float32.
+struct Pairs {
+    __m512i v;
+};
+constexpr bool multiplies_bf16 = true;
+
+inline Pairs set1_pair(const bf16* p) {
+    int pair;
+    __builtin_memcpy(&pair, p, sizeof pair);
+    return {_mm512_set1_epi32(pair)};
+}
+// c[i] + a[i][0] * b[i][0] + a[i][1] * b[i][1]
+inline Vec dot(Pairs a, Pairs b, Vec c) {
+    return {
+        _mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
+}
+// The 64 columns of two rows of a panel.
+inline void load_strip(const bf16* rows, int, Pairs* b) {
+    for (int v = 0; v < 4; ++v) b[v] = {_mm512_loadu_si512(rows + 2 * v * lanes)};
+}
+// n columns of two rows; the second may be missing.
+inline Pairs load_rows(const bf16* first_row, const bf16* second_row, int n) {
+    const __m256i even = _mm256_maskz_loadu_epi16(first(n), first_row);
+    const __m256i odd =
+        second_row ? _mm256_maskz_loadu_epi16(first(n), second_row) : _mm256_setzero_si256();
+    return {_mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                            _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16))};
+}
+// n values, rounded.
+inline void store_n(bf16* p, Vec a, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v)));
+}
+#endif
 
 }  // namespace
 }  // namespace tkg

@@ -112,18 +112,19 @@ inline void widen_words(const std::uint32_t* p, f16, Vec* b) {
 }
 
 // Sixteen columns of a panel's row (core/panels.h); FP8 as 2^-8 of the value.
-inline void load_strip(const float* row, int column, Vec* b) {
+inline void load_strip(const float* row, int column, int, Vec* b) {
     for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
 }
-inline void load_strip(const f16* row, int column, Vec* b) {
+inline void load_strip(const f16* row, int column, int, Vec* b) {
     for (int v = 0; v < 4; ++v) b[v] = load(row + column + v * lanes);
 }
-inline void load_strip(const bf16* row, int column, Vec* b) {
-    const bf16* p = row + column / 32 * 32;
+// Of two rows, the first or the second.
+inline void load_strip(const bf16* rows, int column, int second, Vec* b) {
+    const bf16* p = rows + 2 * column;
     for (int v = 0; v < 4; ++v) {
         Int4 pairs;
         __builtin_memcpy(&pairs, p + 2 * v * lanes, sizeof pairs);
-        b[v] = {(Float4)(column % 32 ? pairs & static_cast<int>(0xffff0000u) : pairs << 16)};
+        b[v] = {(Float4)(second ? pairs & static_cast<int>(0xffff0000u) : pairs << 16)};
     }
 }
 // 2^-8 of the value of each of the 256 bytes.
@@ -139,7 +140,7 @@ inline const float* fp8_values() {
     return values.data();
 }
 template <class T>
-inline void load_strip(const T* row, int column, Vec* b) {
+inline void load_strip(const T* row, int column, int, Vec* b) {
     static_assert(sizeof(T) == 1);
     const float* values = fp8_values<T>();
     const T* p = row + place_of_pair(column);

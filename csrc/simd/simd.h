@@ -14,6 +14,12 @@
 namespace tkg {
 namespace {
 
+#if !defined(TKG_ISA_AVX512_BF16)
+// Whether there are units that multiply bfloat16.
+struct Pairs {};
+constexpr bool multiplies_bf16 = false;
+#endif
+
 // exp(x) for x <= 0, within 2 units in the last place; 0 below -87.3 (the smallest normal
 // float32), -inf included. x = n ln 2 + r, exp(x) = 2^n exp(r), exp(r) by its Taylor series to
 // degree 7 on |r| <= ln(2) / 2 (remainder below 2^-27).

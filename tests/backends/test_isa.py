@@ -13,7 +13,7 @@ from tests.calls import BACKENDS
 from tkg.backends import cpu
 
 HERE = Path(__file__).parent
-ISAS = ("baseline", "avx2", "avx512", "neon")
+ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "neon")
 
 pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")
 

@@ -15,7 +15,7 @@ from tkg.testing.budgets import check_block
 from tkg.testing.case import PADDED, Case
 from tkg.testing.placed import back, on
 from tkg.testing.problem import logical, new_slots
-from tkg.testing.verify import COMPUTES
+from tkg.testing.verify import computes
 
 OTHER_DTYPES = ("float32", "float8_e4m3fn")
 DTYPES = (
@@ -71,7 +71,7 @@ def test_transposing_k_changes_its_layout_only(backend: str, dtype: str) -> None
     _, K, V = run(backend, call)
     other = transposed(call)
     got = run(backend, other)
-    assert not failures(check_block(other, got, oracle.attention_block(other), COMPUTES[backend]))
+    assert not failures(check_block(other, got, oracle.attention_block(other), computes(backend)))
     assert_same(backend, got[2], V)
     assert got[1].shape == K.swapaxes(-1, -2).shape
 
@@ -108,7 +108,7 @@ def test_a_mask_that_says_what_positions_say(backend: str, window: int | None) -
     by_position = case("float32", tokens=3, window=window).inputs()
     truth = oracle.attention_block(by_position)
     by_mask = masked(by_position)
-    checks = check_block(by_mask, run(backend, by_mask), truth, COMPUTES[backend])
+    checks = check_block(by_mask, run(backend, by_mask), truth, computes(backend))
     assert not failures(checks)
 
 
@@ -137,7 +137,7 @@ def test_many_tokens_are_as_many_steps(
         out, *caches = run(backend, step(call, s, (caches[0], caches[1])))
         outs.append(out)
     together = np.stack(outs, axis=1).reshape(truth.out.shape)
-    checks = check_block(call, (together, caches[0], caches[1]), truth, COMPUTES[backend])
+    checks = check_block(call, (together, caches[0], caches[1]), truth, computes(backend))
     assert not failures(checks)
 
 
@@ -279,7 +279,7 @@ def test_the_padded_hidden_dimension_does_not_matter(backend: str) -> None:
         "rmsnorm_X_gamma": np.pad(narrow["rmsnorm_X_gamma"], ((0, 0), (0, 32))),
         "X_hidden_dim_actual": 96,
     }
-    checks = check_block(padded, run(backend, padded), truth, COMPUTES[backend])
+    checks = check_block(padded, run(backend, padded), truth, computes(backend))
     assert not failures(checks)
 
 

@@ -16,7 +16,7 @@ from tests.variants import assert_same, paged
 from tkg.testing.budgets import check_block
 from tkg.testing.case import PADDED, Case
 from tkg.testing.placed import back, device_of, on, own_caches
-from tkg.testing.verify import COMPUTES
+from tkg.testing.verify import computes
 
 
 def linear(call: Call, which: str) -> tkg.Linear:
@@ -152,7 +152,7 @@ def test_decoding_step_by_step(backend: str) -> None:
         outs.append(back(y))
     got = np.concatenate(outs, axis=1).reshape(truth.out.shape)
     caches = back((cache.k.source, cache.v.source))
-    assert not failures(check_block(call, (got, *caches), truth, COMPUTES[backend]))
+    assert not failures(check_block(call, (got, *caches), truth, computes(backend)))
 
 
 def test_the_cache_makers() -> None:

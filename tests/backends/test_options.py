@@ -19,7 +19,7 @@ from tests.calls import (
 )
 from tests.strategies import cases
 from tkg.testing.case import Case, ProjectionCase
-from tkg.testing.verify import COMPUTES
+from tkg.testing.verify import computes
 
 SEEDS = st.integers(0, 10**6)
 
@@ -27,7 +27,7 @@ SEEDS = st.integers(0, 10**6)
 def certain(backend: str, dtype: str) -> str:
     """A dtype of X whose budget is a bound. Where a backend rounds to X's dtype between stages the
     budget is twice eager's error, and with as few features as here that is a matter of luck."""
-    return "float32" if COMPUTES[backend] == "same dtype" else dtype
+    return "float32" if computes(backend) == "same dtype" else dtype
 
 
 @given(case=cases(), seed=SEEDS)

@@ -276,6 +276,11 @@ Linear as_panels(const Linear& plain, std::vector<unsigned char>& storage) {
     return linear;
 }
 
+// Whether a variant rounds x to bfloat16 before the product: 2^-9 of each term, at random.
+bool rounds_operand(const char* isa, const Linear& linear) {
+    return std::strcmp(isa, "avx512_bf16") == 0 && linear.dtype == DType::bfloat16;
+}
+
 void check_block(const char* isa) {
     Problem p{Case{}};
     const Case& c = p.c;
@@ -332,11 +337,13 @@ void check_block(const char* isa) {
         worst =
             std::fmax(worst, std::isnan(out[i]) ? INFINITY : std::fabs(out[i] - expected.out[i]));
     // Sums of at most a few hundred terms of size 1 in float32, through three stages.
-    CHECK(worst < 2e-5, "%s %s: off by %g", isa, c.text().c_str(), worst);
+    const bool rounds = rounds_operand(isa, layer.qkv) || rounds_operand(isa, layer.out);
+    CHECK(worst < (rounds ? 2e-2 : 2e-5), "%s %s: off by %g", isa, c.text().c_str(), worst);
     for (i64 i = 0; i < new_size; ++i) {
         const double half_step = std::fabs(expected.k[i]) / (size_of(c.cache_type) == 1 ? 16 : 256);
         const double error = std::fabs(k_new.get(i) - expected.k[i]);
-        CHECK(error <= half_step + 1e-3, "%s k_new[%lld] off by %g", isa, (long long)i, error);
+        CHECK(error <= half_step + (rounds ? 2e-2 : 1e-3), "%s k_new[%lld] off by %g", isa,
+              (long long)i, error);
     }
     // Every slot holds what it held before, or the token that was to go there.
     for (i64 row = 0; row < m; ++row) {
@@ -388,7 +395,10 @@ void check_projection(const char* isa) {
     variant().output_projection(call, team, workspace);
     CHECK(result.bytes == from_plain, "%s projection %lldx%lld: other bits from panels", isa,
           (long long)in, (long long)out);
-    const double step = x.dtype == DType::float32 ? 1e-5 : x.dtype == DType::float16 ? 1e-3 : 8e-3;
+    const double step = rounds_operand(isa, call.linear) ? 2e-2
+                        : x.dtype == DType::float32      ? 1e-5
+                        : x.dtype == DType::float16      ? 1e-3
+                                                         : 8e-3;
     for (i64 m = 0; m < rows; ++m)
         for (i64 n = 0; n < out; ++n) {
             double expected = 0;

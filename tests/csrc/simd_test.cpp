@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -155,28 +156,74 @@ void check_reductions() {
     }
 }
 
-// Strips of a panel's row are its columns in order; FP8 as 2^-8 of the value.
+// Strips of a panel are its columns in order, of as many rows as lie beside each other; FP8 as 2^-8
+// of the value.
 template <class T>
 void check_strips(const char* name, DType dtype) {
-    T row[panel_columns], panel[panel_columns];
-    for (int i = 0; i < panel_columns; ++i) from_float(static_cast<float>(i - 20), row + i);
-    Linear plain;
-    plain.weight = reinterpret_cast<Address>(row);
-    plain.dtype = dtype;
-    plain.in = 1;
-    plain.out = plain.row_stride = panel_columns;
-    pack_panels(plain, reinterpret_cast<Address>(panel));
-    constexpr int strip = 4 * lanes;
-    for (int column = 0; column < panel_columns; column += strip) {
-        Vec b[4];
-        float got[strip];
-        load_strip(panel, column, b);
-        for (int v = 0; v < 4; ++v) store(got + v * lanes, b[v]);
-        for (int i = 0; i < strip; ++i)
-            CHECK(got[i] * (sizeof(T) == 1 ? 256.0f : 1.0f) == to_float(row[column + i]),
-                  "%s column %d", name, column + i);
+    constexpr int beside = std::is_same_v<T, bf16> ? 2 : 1, strip = 4 * lanes;
+    const float factor = sizeof(T) == 1 ? 256.0f : 1.0f;
+    CHECK(beside == rows_beside(dtype), "%s", name);
+    for (int in = 1; in <= beside; ++in) {
+        T rows[beside][panel_columns], panel[beside * panel_columns];
+        for (int i = 0; i < beside; ++i)
+            for (int j = 0; j < panel_columns; ++j)
+                from_float(i < in ? static_cast<float>(j - 20 - 70 * i) : 0.0f, rows[i] + j);
+        Linear plain;
+        plain.weight = reinterpret_cast<Address>(rows);
+        plain.dtype = dtype;
+        plain.in = in;
+        plain.out = plain.row_stride = panel_columns;
+        CHECK(panel_bytes(in, panel_columns, dtype) == static_cast<int>(sizeof panel), "%s", name);
+        pack_panels(plain, reinterpret_cast<Address>(panel));
+        for (int column = 0; column < panel_columns; column += strip) {
+            for (int i = 0; i < beside; ++i) {
+                Vec b[4];
+                float got[strip];
+                load_strip(panel, column, i, b);
+                for (int v = 0; v < 4; ++v) store(got + v * lanes, b[v]);
+                for (int j = 0; j < strip; ++j)
+                    CHECK(got[j] * factor == to_float(rows[i][column + j]), "%s row %d column %d",
+                          name, i, column + j);
+            }
+        }
     }
 }
+
+#if defined(TKG_ISA_AVX512_BF16)
+// Products of pairs, from a panel and from plain rows, with the second row missing too.
+void check_pairs() {
+    bf16 rows[2][lanes], x[2], panel[2 * panel_columns];
+    for (int i = 0; i < 2; ++i) from_float(i ? -5.0f : 3.0f, x + i);
+    for (int j = 0; j < lanes; ++j) {
+        from_float(static_cast<float>(j + 1), &rows[0][j]);
+        from_float(static_cast<float>(40 - j), &rows[1][j]);
+        panel[2 * j] = rows[0][j];
+        panel[2 * j + 1] = rows[1][j];
+    }
+    for (int n = 1; n <= lanes; ++n)
+        for (const bool both : {true, false}) {
+            float got[lanes];
+            store(got, dot(set1_pair(x), load_rows(rows[0], both ? rows[1] : nullptr, n), set1(1)));
+            for (int j = 0; j < lanes; ++j) {
+                const float sum = 3.0f * to_float(rows[0][j]) - 5.0f * to_float(rows[1][j]);
+                const float first = 3.0f * to_float(rows[0][j]);
+                CHECK(got[j] == 1.0f + (j < n ? both ? sum : first : 0.0f), "pair %d of %d", j, n);
+            }
+        }
+    for (int j = 2 * lanes; j < 2 * panel_columns; ++j) panel[j] = panel[0];
+    Pairs b[4];
+    load_strip(panel, 0, b);
+    float got[lanes];
+    store(got, dot(set1_pair(x), b[0], zero()));
+    for (int j = 0; j < lanes; ++j)
+        CHECK(got[j] == 3.0f * to_float(rows[0][j]) - 5.0f * to_float(rows[1][j]), "strip %d", j);
+    for (int n = 0; n <= lanes; ++n) {  // to nearest even, and nothing behind n
+        std::vector<bf16> to(static_cast<std::size_t>(n));
+        store_n(to.data(), set1(1.0f + 1.5f / 128), n);
+        for (const bf16& value : to) CHECK(value.bits == 0x3f82, "store_n %d", n);
+    }
+}
+#endif
 
 // Rows of n words each, turned and widened again. Exactly as many are stored: reading more is an
 // error that ASan reports.
@@ -215,7 +262,9 @@ void check_turned(const char* name) {
 }
 
 const char* isa() {
-#if defined(TKG_ISA_AVX512)
+#if defined(TKG_ISA_AVX512_BF16)
+    return "avx512_bf16";
+#elif defined(TKG_ISA_AVX512)
     return "avx512";
 #elif defined(TKG_ISA_AVX2)
     return "avx2";
@@ -248,6 +297,9 @@ int main() {
     check_strips<bf16>("bfloat16", DType::bfloat16);
     check_strips<e4m3>("float8_e4m3", DType::float8_e4m3);
     check_strips<e4m3fn>("float8_e4m3fn", DType::float8_e4m3fn);
+#if defined(TKG_ISA_AVX512_BF16)
+    check_pairs();
+#endif
     check_turned<float>("float32");
     check_turned<f16>("float16");
     check_turned<bf16>("bfloat16");

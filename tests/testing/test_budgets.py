@@ -13,7 +13,7 @@ from tkg.testing.budgets import Check, check_block, compare, layout
 from tkg.testing.case import Case
 from tkg.testing.cases import CASES
 from tkg.testing.eager import Eager
-from tkg.testing.problem import of_call
+from tkg.testing.problem import Weights, of_call
 from tkg.testing.rounding import error_before_rounding, round_to
 
 SOME = [case for case in CASES if "ci" in case.tags and case.hidden < 4096]
@@ -83,6 +83,35 @@ def test_same_dtype_budgets_take_eager_code_and_little_more(dtype: str) -> None:
     assert checks(1.0, "same dtype").ok
     assert not checks(1.0, "float32").ok
     assert not checks(10.0, "same dtype").ok
+
+
+class Narrow(Eager):
+    """Float64, but x is rounded to a dtype before each product."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__(None, np.float64)
+        self._narrow = dtype
+
+    def linear(self, x: np.ndarray, weights: Weights) -> np.ndarray:
+        return super().linear(round_to(x, self._narrow).astype(np.float64), weights)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
+def test_budgets_of_rounded_operands_take_these_roundings_of_these_products(weights: str) -> None:
+    case = Case(name="operands", dtype=weights, kv_heads=2, tokens=3, bias_qkv=True)
+    call = case.inputs()
+    problem = of_call(call)
+    true = pipeline.run(problem, Bounds())
+
+    def checks(operands: str, computes: budgets.Computes) -> Check:
+        got = pipeline.run(problem, Narrow(operands))
+        allowed = budgets._allowed(call, computes)
+        return compare("out", np.abs(got.out - true.out.value), allowed.out)
+
+    assert checks("float32", "float32").ok
+    assert not checks("bfloat16", "float32").ok
+    assert checks("bfloat16", "bfloat16 operands").ok == (weights == "bfloat16")
+    assert not checks("float8_e4m3", "bfloat16 operands").ok
 
 
 def test_a_cached_value_may_differ_only_next_to_a_tie() -> None:

@@ -8,6 +8,8 @@ A backend is a module with:
     output_projection(call) -> array                run a ProjectionCall
 and, where its arrays are not always on the device that the table names:
     device() -> str                                 where they are now
+and, where what it rounds on the way depends on the machine:
+    computes() -> str                               see `tkg.testing.budgets`
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Whether an answer is right: against float64, within the budget of its arithmetic.
 
-tkg computes in float32 and gets the error bound of float32 arithmetic and nothing else. A peer that
+tkg computes in float32 and gets the error bound of float32 arithmetic, and where its core rounds
+operands to bfloat16 that of these roundings. A peer that
 works in a dtype gets what eager code of that dtype needs: twice its largest error in the same
 token, plus the float32 bound. Both are `tkg.testing.budgets`' rules.
 """
@@ -15,7 +16,7 @@ import numpy as np
 from tkg.bench.inputs import Call
 from tkg.testing import pipeline
 from tkg.testing.bounds import Bounded, Bounds
-from tkg.testing.budgets import EAGER_MARGIN, Check, Computes, compare
+from tkg.testing.budgets import EAGER_MARGIN, Check, Computes, compare, rounded_operands
 from tkg.testing.eager import Eager
 from tkg.testing.problem import Problem, logical, new_slots, of_call
 from tkg.testing.rounding import error_before_rounding
@@ -43,14 +44,14 @@ class Expected:
 
     Args:
         call: of the distinct rows.
-        computes: "float32", or "same dtype" for code that rounds between its stages.
+        computes: what it rounds on the way, as in `tkg.testing.budgets`.
     """
 
     def __init__(self, call: Call, computes: Computes) -> None:
         self.truth = block_truth(call)
         self.dtype = call["X"].dtype.name
         problem = of_call(call)
-        bounds = _BoundsByHead()
+        bounds = _BoundsByHead(rounded_operands(computes))
         true = pipeline.run(problem, bounds)
         out, k, v = true.out, true.k_raw, true.v_raw
         if computes == "same dtype":

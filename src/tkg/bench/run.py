@@ -17,6 +17,7 @@ from tkg.bench.timing import Clock, Times, interleaved, wall
 from tkg.bench.workloads import Row
 from tkg.contract.cost import Cost, cost
 from tkg.testing.budgets import Computes
+from tkg.testing.verify import computes
 
 WARM_UP_RUNS = 3
 """Untimed runs before the first turn: they compile, pack weights and start threads."""
@@ -35,7 +36,7 @@ class Place:
         read: what memory gives at this moment, bytes a second; `None` if that does not change.
     """
 
-    computes: Computes
+    computes: Callable[[], Computes]
     cache_bytes: Callable[[], int | None]
     margin: int
     free_memory: Callable[[], int]
@@ -44,7 +45,7 @@ class Place:
 
 
 HOST = Place(
-    computes="float32",
+    computes=lambda: computes("cpu"),
     cache_bytes=lambda: rotation.last_level_cache(),
     margin=rotation.MARGIN,
     free_memory=lambda: rotation.free_memory(),
@@ -177,8 +178,8 @@ class _Loading:
         key = "" if peer.ours else peer.computes_in(self._row.dtype)
         if key not in self._calls:
             call = inputs.plain(self._base, key) if key else self._base
-            computes = "same dtype" if key else self._place.computes
-            self._calls[key] = call, Expected(call, computes)
+            how = "same dtype" if key else self._place.computes()
+            self._calls[key] = call, Expected(call, how)
         return self._calls[key]
 
     def enter(self, peer: Peer) -> _Loaded | Result:

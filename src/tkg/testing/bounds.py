@@ -70,7 +70,14 @@ def _quadrature(*errors: np.ndarray) -> np.ndarray:
 
 
 class Bounds:
-    """Arithmetic on `Bounded` values."""
+    """Arithmetic on `Bounded` values.
+
+    Args:
+        operands: x is rounded to this dtype in a product with weights of it; `None`: never.
+    """
+
+    def __init__(self, operands: str | None = None) -> None:
+        self._operands = operands
 
     def enter(self, x: np.ndarray) -> Bounded:
         return exact(x)
@@ -96,6 +103,10 @@ class Bounds:
         if weights.step is not None:
             z, error, jump = (t / weights.step for t in x)
             x = self.stored(Bounded(z, _quadrature(error, FEW * z), jump), "float8_e4m3")
+        elif self._operands is not None and weights.dtype == self._operands:
+            # Six standard deviations of a number that is uniform in +-u |x|.
+            rounding = 6 / np.sqrt(3) * unit_roundoff(self._operands) * (np.abs(x.value) + x.total)
+            x = x._replace(error=_quadrature(x.error, rounding))
         squares = weights.weight**2
         y = x.value @ weights.weight
         terms = np.sqrt(x.value**2 @ squares)

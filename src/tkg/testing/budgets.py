@@ -4,6 +4,8 @@ Truth is a float64 run. What a backend may add to it depends on how it computes:
 
 - "float32": the error bound of float32 arithmetic (see `bounds`), and nothing for the final
   rounding: the returned value must be what some number within the bound rounds to.
+- "bfloat16 operands": float32, but for x in a product with bfloat16 weights, which is rounded to
+  bfloat16. These roundings are random errors like those of float32, and larger.
 - "same dtype": intermediates may be rounded to X's dtype. The budget of a token is then the largest
   error that eager code of that dtype has in the same token, twice, plus the float32 bound.
 
@@ -24,7 +26,7 @@ from tkg.testing.eager import Eager
 from tkg.testing.problem import Call, Weights, logical, new_slots, of_call
 from tkg.testing.rounding import error_before_rounding
 
-Computes = Literal["float32", "same dtype"]
+Computes = Literal["float32", "bfloat16 operands", "same dtype"]
 
 EAGER_MARGIN = 2.0
 """Eager's own error is one draw of a random quantity; a token's largest is allowed twice."""
@@ -60,6 +62,11 @@ class Check:
     @property
     def ok(self) -> bool:
         return self.used <= 1.0
+
+
+def rounded_operands(computes: Computes) -> str | None:
+    """What `Bounds` has to know of how a backend computes."""
+    return "bfloat16" if computes == "bfloat16 operands" else None
 
 
 def check_block(
@@ -99,7 +106,7 @@ def check_projection(
     attention = np.asarray(call["attention"]).astype(np.float64)
     x = attention.transpose(1, 3, 2, 0).reshape(-1, call["weight"].shape[0])
     weights = _projection_weights(call)
-    allowed = Bounds().linear(exact(x), weights)
+    allowed = Bounds(rounded_operands(computes)).linear(exact(x), weights)
     dtype = call["attention"].dtype.name
     budget = allowed.total
     if computes == "same dtype":
@@ -143,7 +150,7 @@ def _transposed(rows: np.ndarray, lnc: int) -> np.ndarray:
 def _allowed(call: Call, computes: Computes) -> pipeline.Stages:
     """Budgets of each array: of `out` before rounding, of K and V after it. Padded rows: 0."""
     problem = of_call(call)
-    bounds = Bounds()
+    bounds = Bounds(rounded_operands(computes))
     true = pipeline.run(problem, bounds)
     budgets = [true.out.total]
     budgets += [bounds.stored(t, problem.cache_dtype).total for t in (true.k_raw, true.v_raw)]
@@ -199,5 +206,12 @@ def _projection_weights(call: Call) -> Weights:
         if mode == "STATIC":
             step = float(np.asarray(call["input_scale"])[0, 0])
             columns = columns * step
-    weight = np.asarray(call["weight"]).astype(np.float64)
-    return Weights(weight, None if bias is None else np.asarray(bias, np.float64)[0], columns, step)
+    stored = np.asarray(call["weight"])
+    weight = stored.astype(np.float64)
+    return Weights(
+        stored.dtype.name,
+        weight,
+        None if bias is None else np.asarray(bias, np.float64)[0],
+        columns,
+        step,
+    )

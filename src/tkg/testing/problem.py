@@ -18,9 +18,10 @@ class Weights:
     """A projection: `weight` [in, out], `bias` [out] or None, `mode`, and its scales.
 
     `columns` [out] multiplies `x @ weight` (1 where not quantised); `step` is STATIC's activation
-    scale, else None.
+    scale, else None. `dtype` is the stored weight's.
     """
 
+    dtype: str
     weight: np.ndarray
     bias: np.ndarray | None
     columns: np.ndarray | None
@@ -184,8 +185,11 @@ def _weights(call: Call, which: str, widths: tuple[int, ...], length: int) -> We
             step = float(_float64(call[f"input_dequant_scale_{which}"])[0, 0])
             columns = np.repeat(columns, widths) if columns.size == 3 and widths else columns
             columns = columns * step
-    weight = _float64(call[f"W_{which}"][:length])
-    return Weights(weight, None if bias is None else _float64(bias)[0], columns, step)
+    stored = call[f"W_{which}"]
+    weight = _float64(stored[:length])
+    return Weights(
+        stored.dtype.name, weight, None if bias is None else _float64(bias)[0], columns, step
+    )
 
 
 def _visible(call: Call, q: int) -> np.ndarray:

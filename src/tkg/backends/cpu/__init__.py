@@ -1,12 +1,15 @@
 """The CPU backend: the Python side of the C++ core.
 
 The core picks its kernels for this CPU's instruction set when it is loaded; the environment
-variable `TKG_ISA` forces one (`baseline`, `avx2`, `avx512`), for testing. It starts with one thread
-for each CPU that this process may use, or as many as `TKG_NUM_THREADS` or `OMP_NUM_THREADS` says.
+variable `TKG_ISA` names another: `baseline`, `avx2`, `avx512`, or `avx512_bf16`, which is never
+picked by itself, since it rounds the operands of products with bfloat16 weights. It starts with
+one thread for each CPU that this process may use, or as many as `TKG_NUM_THREADS` or
+`OMP_NUM_THREADS` says.
 """
 
 from tkg.backends.cpu.calls import attention_block, output_projection
 from tkg.backends.cpu.library import (
+    computes,
     core,
     get_num_threads,
     measure_fma_rate,
@@ -19,6 +22,7 @@ from tkg.backends.cpu.parts import prepare
 
 __all__ = [
     "attention_block",
+    "computes",
     "core",
     "get_num_threads",
     "measure_fma_rate",

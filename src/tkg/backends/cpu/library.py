@@ -60,6 +60,11 @@ def unavailable() -> str | None:
     return _load()[1]
 
 
+def computes() -> str:
+    """What is rounded on the way: "bfloat16 operands" where bfloat16 units are used."""
+    return "bfloat16 operands" if core().isa() == "avx512_bf16" else "float32"
+
+
 def get_num_threads() -> int:
     """Threads that the next calls use; at first, one for each CPU that this process may use."""
     return core().get_num_threads()

@@ -42,7 +42,7 @@ def place() -> Place:
     import torch
 
     return Place(
-        computes=COMPUTES["cuda"],
+        computes=lambda: COMPUTES["cuda"],
         cache_bytes=lambda: torch.cuda.get_device_properties().L2_cache_size,
         margin=MARGIN,
         free_memory=free_memory,
