@@ -131,26 +131,30 @@ inline void merge_row(const Layer& layer, const Step& step, const AttentionPlan&
         if (unit_m > m) m = unit_m;
     }
     float l = has_sink ? exp_nonpositive(sink - m) : 0.0f;
-    for (i64 j = 0; j < d; ++j) out[j] = 0;
     bool anything = false;
-    for (i64 u = begin; u < end; ++u) {
-        const float unit_l = plan.l[u * plan.rows + row];
-        if (unit_l == 0) continue;  // nothing to attend to in this split
-        anything = true;
-        const float factor = exp_nonpositive(plan.m[u * plan.rows + row] - m);
-        const float* acc = plan.acc + (u * plan.rows + row) * d;
-        l += unit_l * factor;
-        for (i64 j = 0; j < d; j += lanes) {
-            const int n = valid_lanes(j, d);
-            store_n(out + j, fma(load_n(acc + j, n), set1(factor), load_n(out + j, n)), n);
+    for (i64 u = begin; u < end; u += lanes) {
+        const int n = valid_lanes(u, end);
+        float factor[lanes] = {};
+        for (int i = 0; i < n; ++i) factor[i] = plan.m[(u + i) * plan.rows + row] - m;
+        store(factor, exp_nonpositive(load(factor)));
+        for (int i = 0; i < n; ++i) {
+            const i64 state = (u + i) * plan.rows + row;
+            const bool empty = plan.l[state] == 0;  // nothing to attend to in this split
+            anything |= !empty;
+            plan.m[state] = empty ? 0.0f : factor[i];  // what is multiplied below
+            l += plan.l[state] * plan.m[state];
         }
     }
-    if (!anything) return;
     const float widened = size_of(step.cache_dtype) == 1 ? fp8_half_scale : 1.0f;
-    const Vec scale = set1(step.attention_scale / l * widened);
+    const Vec scale = set1(anything ? step.attention_scale / l * widened : 0.0f);
     for (i64 j = 0; j < d; j += lanes) {
         const int n = valid_lanes(j, d);
-        store_n(out + j, mul(load_n(out + j, n), scale), n);
+        Vec total = zero();
+        for (i64 u = begin; u < end; ++u) {
+            const i64 state = u * plan.rows + row;
+            total = fma(load_n(plan.acc + state * d + j, n), set1(plan.m[state]), total);
+        }
+        store_n(out + j, mul(total, scale), n);
     }
 }
 

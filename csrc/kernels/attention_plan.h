@@ -26,6 +26,7 @@ struct AttentionPlan {
     i64 units = 0;
     Unit* unit = nullptr;
     i64* unit_begin = nullptr;  // [batch * kv_heads + 1] into unit
+    int* missing = nullptr;     // [batch * kv_heads] tasks that are not done yet
     float* m = nullptr;         // [units, rows]
     float* l = nullptr;         // [units, rows]
     float* acc = nullptr;       // [units, rows, d]
@@ -75,8 +76,17 @@ inline void list_units(AttentionPlan& plan, const Layer& layer, const Step& step
             for_each_split(plan, layer, step, b, [&](i64 first, i64 last, bool is_new) {
                 plan.unit[n++] = Unit{b, kv, first, last, is_new};
             });
+            plan.missing[row - 1] =
+                static_cast<int>((n - plan.unit_begin[row - 1]) * plan.row_blocks);
         }
     plan.unit_begin[row] = n;
+}
+
+// Called after each task: whether all of a row of the batch and KV head are done, and their results
+// to be seen. True for one thread only.
+inline bool completes(const AttentionPlan& plan, const Layer& layer, const Unit& unit) {
+    int* missing = plan.missing + unit.batch * layer.kv_heads + unit.kv_head;
+    return __atomic_sub_fetch(missing, 1, __ATOMIC_ACQ_REL) == 0;
 }
 
 }  // namespace

@@ -60,8 +60,8 @@ inline Scratch allocate(const Layer& layer, const Step& step, BlockPlan& plan, i
     workspace.reset(bytes_of(plan.qkv.operand_floats(), 4) + bytes_of(attended, 4) +
                     bytes_of(partial, 4) + bytes_of(plan.m * features, 4) +
                     bytes_of(threads * row_floats, 4) + bytes_of(attention.units, sizeof(Unit)) +
-                    bytes_of(heads + 1, sizeof(i64)) + 2 * bytes_of(states, 4) +
-                    bytes_of(states * layer.d_head, 4));
+                    bytes_of(heads + 1, sizeof(i64)) + bytes_of(heads, sizeof(int)) +
+                    2 * bytes_of(states, 4) + bytes_of(states * layer.d_head, 4));
     Scratch scratch;
     scratch.x = piece<float>(workspace, plan.qkv.operand_floats());
     scratch.attended = piece<float>(workspace, attended);
@@ -71,6 +71,7 @@ inline Scratch allocate(const Layer& layer, const Step& step, BlockPlan& plan, i
     scratch.row_floats = row_floats;
     attention.unit = piece<Unit>(workspace, attention.units);
     attention.unit_begin = piece<i64>(workspace, heads + 1);
+    attention.missing = piece<int>(workspace, heads);
     attention.m = piece<float>(workspace, states);
     attention.l = piece<float>(workspace, states);
     attention.acc = piece<float>(workspace, states * layer.d_head);
@@ -185,6 +186,23 @@ inline void finish_output(const GemmPlan& plan, const float* partial, const Line
     });
 }
 
+// All attention tasks; finish(m, head) as soon as all splits of a row and head are there, while
+// they are in the caches.
+template <class F>
+inline void attend(const Layer& layer, const Step& step, const AttentionPlan& plan,
+                   const Scratch& scratch, Worker& worker, F&& finish) {
+    with_type(step.cache_dtype, [&](auto type) {
+        worker.share(plan.tasks(), [&](i64 i) {
+            attention_task<decltype(type)>(layer, step, plan, i, scratch.q);
+            const Unit& unit = plan.unit[i / plan.row_blocks];
+            if (!completes(plan, layer, unit)) return;
+            for (i64 r = 0; r < plan.rows; ++r)
+                finish(unit.batch * step.tokens + r % step.tokens,
+                       unit.kv_head * plan.group + r / step.tokens);
+        });
+    });
+}
+
 void attention_block(const Layer& layer, const Step& step, Team& team, Workspace& workspace) {
     BlockPlan plan = plan_block(layer, step, team.size());
     const Scratch scratch = allocate(layer, step, plan, team.size(), workspace);
@@ -202,21 +220,19 @@ void attention_block(const Layer& layer, const Step& step, Team& team, Workspace
         worker.split(m * heads,
                      [&](i64 i) { finish_head(layer, step, plan, scratch, i % m, i / m, row); });
         worker.barrier();
-        if (!layer.skip_attention) {
-            with_type(step.cache_dtype, [&](auto type) {
-                worker.share(plan.attention.tasks(), [&](i64 i) {
-                    attention_task<decltype(type)>(layer, step, plan.attention, i, scratch.q);
-                });
-            });
-            worker.barrier();
-        }
+        const auto finish = [&](i64 row_of_x, i64 head) {
+            finish_attention(layer, step, plan, scratch, row_of_x, head, row);
+        };
+        worker.split(m * layer.q_heads, [&](i64 i) {
+            const i64 row_of_x = i / layer.q_heads;
+            if (layer.skip_attention || is_padded(step, row_of_x))
+                finish(row_of_x, i % layer.q_heads);
+        });
+        if (!layer.skip_attention) attend(layer, step, plan.attention, scratch, worker, finish);
+        worker.barrier();
         // Nobody reads the cache any more: the new tokens may go into slots that were read.
         worker.split(m, [&](i64 i) { write_cache(layer, step, i); });
-        worker.split(m * layer.q_heads, [&](i64 i) {
-            finish_attention(layer, step, plan, scratch, i / layer.q_heads, i % layer.q_heads, row);
-        });
         if (!layer.out.weight) return;
-        worker.barrier();
         worker.share(plan.out.tasks(), [&](i64 i) {
             gemm_task(plan.out, i, scratch.attended, layer.out, scratch.partial);
         });
