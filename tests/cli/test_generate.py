@@ -16,9 +16,11 @@ from typer.testing import CliRunner, Result
 import tkg
 from tkg.cli import generate
 from tkg.cli.commands import commands
+from tkg.runner.calibration import Calibration
 from tkg.runner.chat import chat_prompt
 from tkg.runner.download import Progress
 from tkg.runner.engine import Engine
+from tkg.runner.layer import Moments
 from tkg.runner.sampler import Sampler
 
 PROMPT = "the cat sat"
@@ -110,6 +112,23 @@ def test_options_reach_the_engine(tiny: Path) -> None:
     )
     assert "float8 weights, block float16 cache, reference, loaded in" in done.stderr
     assert "decode: 6 tokens" in done.stderr
+
+
+def test_calibration_can_be_turned_off(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    load = Calibration.layer
+
+    def layer(calibration: Calibration, index: int) -> Moments:
+        seen.append(index)
+        return load(calibration, index)
+
+    monkeypatch.setattr(Calibration, "layer", layer)
+    options = (PROMPT, "--raw", "--model", tiny, "--max-tokens", 2, "--dtype")
+    assert run(*options, "float8", "--no-calibrate").exit_code == 0
+    assert run(*options, "bfloat16").exit_code == 0
+    assert seen == []
+    assert run(*options, "float8").exit_code == 0
+    assert seen == [0, 1]
 
 
 def test_temperature_and_seed(tiny: Path) -> None:

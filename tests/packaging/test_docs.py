@@ -96,7 +96,11 @@ def test_every_command_and_option_exists(page: str) -> None:
     for _, name, *arguments in lines:
         if name == "COMMAND":
             continue
-        options = {text for parameter in known[name].params for text in parameter.opts}
+        options = {
+            text
+            for parameter in known[name].params
+            for text in (*parameter.opts, *parameter.secondary_opts)
+        }
         given = {word for word in arguments if word.startswith("--")}
         assert given <= options, name
 

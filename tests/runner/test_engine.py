@@ -140,7 +140,7 @@ def test_prompts_that_do_not_fit_are_refused(
     ],
 )
 def test_wrong_options_are_refused(
-    folder_of: Callable[[str], Path], options: dict[str, str], message: str
+    folder_of: Callable[[str], Path], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         generated(Engine(folder_of("llama"), **options), PROMPT)

@@ -16,7 +16,8 @@ import tkg
 from tests.runner import tiny_models
 from tkg.runner.checkpoint import Checkpoint, open_checkpoint
 from tkg.runner.kv_cache import make_caches
-from tkg.runner.model import Model, rms_norm, silu
+from tkg.runner.layer import rms_norm, silu
+from tkg.runner.model import Model
 
 TOKENS = np.random.default_rng(0).integers(0, tiny_models.VOCABULARY, 150).tolist()
 STEPS = {

@@ -38,6 +38,12 @@ def generate(
     dtype: Annotated[
         Dtype, typer.Option(help="Of the weights; float8 is made at load.")
     ] = "bfloat16",
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            help="float8: let a short text decide the rounding; otherwise to the nearest, at once."
+        ),
+    ] = True,
     kv: Annotated[Layout, typer.Option(help="Layout of the KV cache.")] = "flat",
     kv_dtype: Annotated[Dtype, typer.Option(help="Of the KV cache.")] = "bfloat16",
     max_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many new tokens.")] = 128,
@@ -59,7 +65,9 @@ def generate(
         path = _default_model(console) if model is None else model
         start = time.perf_counter()
         with console.status(f"loading {path.name}"):
-            engine = Engine(path, dtype=dtype, kv=kv, kv_dtype=kv_dtype, backend=backend)
+            engine = Engine(
+                path, dtype=dtype, calibrate=calibrate, kv=kv, kv_dtype=kv_dtype, backend=backend
+            )
         loaded = time.perf_counter() - start
         ids = _prompt_ids(engine.vocabulary, prompt, raw)
         tokens = engine.generate(ids, max_tokens=max_tokens, sampler=sampler)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import tkg
+from tkg.runner.calibration_text import TEXT
 from tkg.runner.checkpoint import open_checkpoint
 from tkg.runner.errors import ModelError
 from tkg.runner.kv_cache import make_caches
@@ -45,6 +46,8 @@ class Engine:
     Args:
         path: a GGUF file or a safetensors folder.
         dtype: of the weights: float32, float16, bfloat16 or float8.
+        calibrate: float8 weights are calibrated with `calibration_text.TEXT`; otherwise rounded to
+            the nearest.
         kv: layout of the cache, flat or block.
         kv_dtype: of the cache: as `dtype`.
         backend: as in `tkg.AttentionBlock`.
@@ -63,6 +66,7 @@ class Engine:
         path: Path,
         *,
         dtype: str = "bfloat16",
+        calibrate: bool = True,
         kv: str = "flat",
         kv_dtype: str = "bfloat16",
         backend: str | None = None,
@@ -71,7 +75,14 @@ class Engine:
         self._cache_options = {"layout": kv, "dtype": kv_dtype}
         checkpoint = open_checkpoint(path)
         self.vocabulary = checkpoint.vocabulary()
-        self.model = Model(checkpoint, dtype=dtype, backend=backend, stopwatch=self._stopwatch)
+        text = self.vocabulary.encode(TEXT) if calibrate and dtype == "float8" else None
+        self.model = Model(
+            checkpoint,
+            dtype=dtype,
+            calibration=text,
+            backend=backend,
+            stopwatch=self._stopwatch,
+        )
         self.statistics = Statistics()
 
     def generate(

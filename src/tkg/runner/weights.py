@@ -10,9 +10,8 @@ import numpy as np
 import tkg
 from tkg.runner.checkpoint import Checkpoint
 from tkg.runner.errors import ModelError
+from tkg.runner.quantisation import FLOAT8, Calibrated, row_quantised
 
-FLOAT8 = np.dtype(ml_dtypes.float8_e4m3)
-FLOAT8_MAX = 240.0
 DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -45,24 +44,31 @@ class Weights:
         dtype = DTYPES["bfloat16"] if self._dtype == FLOAT8 else self._dtype
         return self._tensor(name, shape).astype(dtype)
 
-    def linear(self, modules: Sequence[str], inputs: int, outputs: Sequence[int]) -> tkg.Linear:
-        """Projections of the same inputs, side by side as one: weight `[inputs, sum(outputs)]`."""
+    def linear(
+        self,
+        modules: Sequence[str],
+        inputs: int,
+        outputs: Sequence[int],
+        moments: np.ndarray | None = None,
+    ) -> tkg.Linear:
+        """Projections of the same inputs, side by side as one: weight `[inputs, sum(outputs)]`.
+
+        With their inputs' second moments `[inputs, inputs]`, float8 weights are calibrated.
+        """
         pairs = list(zip(modules, outputs, strict=True))
         parts = [self._tensor(f"{module}.weight", (width, inputs)) for module, width in pairs]
-        columns = sum(outputs)
-        weight = np.empty((inputs, columns), self._dtype)
-        scale = np.ones((1, columns), np.float32)
-        first = 0
-        for rows in parts:
-            part = slice(first, first + len(rows))
-            if self._dtype == FLOAT8:
-                rows, scale[0, part] = row_quantised(rows)
-            weight[:, part] = rows.astype(self._dtype, copy=False).T
-            first = part.stop
         bias = self._bias(modules, outputs)
+        rows = np.concatenate(parts) if len(parts) > 1 else parts[0]
         if self._dtype != FLOAT8:
-            return tkg.Linear(weight, bias)
-        return tkg.Linear(weight, bias, tkg.QuantizationType.ROW, weight_scale=scale)
+            return tkg.Linear(np.ascontiguousarray(rows.astype(self._dtype, copy=False).T), bias)
+        quantise = row_quantised if moments is None else Calibrated(moments)
+        quantised, scale = quantise(rows)
+        return tkg.Linear(
+            np.ascontiguousarray(quantised.T),
+            bias,
+            tkg.QuantizationType.ROW,
+            weight_scale=scale[None],
+        )
 
     def _bias(self, modules: Sequence[str], outputs: Sequence[int]) -> np.ndarray | None:
         """Biases side by side, `[1, sum(outputs)]` float32, zero for a module without."""
@@ -84,22 +90,3 @@ class Weights:
         if not np.isfinite(total):
             raise ModelError(f"{path}: {name} holds values that are not finite: a damaged file")
         return tensor
-
-
-def row_quantised(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row in FP8 with the scale that puts its largest value at FP8's largest, 240.
-
-    Args:
-        rows: `[out, in]`, any float dtype.
-
-    Returns:
-        `(quantised, scale)`: float8_e4m3 `[out, in]` and float32 `[out]`; a row is about
-        `quantised * scale`.
-    """
-    rows = rows.astype(np.float32)  # a copy
-    scale = np.abs(rows).max(axis=1) / np.float32(FLOAT8_MAX)
-    scale[scale == 0] = 1.0
-    # The division may round to just above 240, which the cast would turn into infinity.
-    rows /= scale[:, None]
-    np.clip(rows, -FLOAT8_MAX, FLOAT8_MAX, out=rows)
-    return rows.astype(FLOAT8), scale
