@@ -205,7 +205,8 @@ class _Loading:
         size = inputs.big_bytes(call)
         place = self._place
         copies = rotation.copies(size, place.cache_bytes(), place.margin)
-        need, free = peer.memory * copies * size, place.free_memory()
+        # Checking the answer takes about as much as the caches once more.
+        need, free = (peer.memory * copies + 1) * size, place.free_memory()
         if need > 0.9 * free:
             raise CannotRun(f"needs {need / 2**30:.1f} GiB of memory; {free / 2**30:.1f} are free")
         contestant = peer.builder()(Setup(call, copies, self._threads))
