@@ -64,13 +64,24 @@ inline GemmPlan plan_gemm(i64 m, const Linear& linear, int threads) {
 template <class T>
 using Operand = std::conditional_t<multiplies_bf16 && std::is_same_v<T, bf16>, bf16, float>;
 
+inline void put_values(const float* x, i64 n, float* to) {
+    __builtin_memcpy(to, x, static_cast<std::size_t>(n) * sizeof(float));
+}
+template <class X>
+    requires std::is_same_v<X, bf16>
+inline void put_values(const float* x, i64 n, X* to) {
+    for (i64 i = 0; i < n; i += lanes) {
+        const int valid = valid_lanes(i, n);
+        store_n(to + i, load_n(x + i, valid), valid);
+    }
+}
+
 template <class X>
 inline void put_operand_as(const GemmPlan& plan, i64 row, i64 k0, i64 n, const float* x,
                            X* operand) {
     for (i64 i = 0; i < n;) {
-        const i64 to_part_end = part - (k0 + i) % part;
-        const int count = valid_lanes(0, min_of(n - i, to_part_end));
-        store_n(operand + plan.operand_index(row, k0 + i), load_n(x + i, count), count);
+        const i64 count = min_of(n - i, part - (k0 + i) % part);
+        put_values(x + i, count, operand + plan.operand_index(row, k0 + i));
         i += count;
     }
     // The partner of an odd last one.

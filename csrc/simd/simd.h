@@ -15,9 +15,8 @@ namespace tkg {
 namespace {
 
 #if !defined(TKG_ISA_AVX512_BF16)
-// Whether there are units that multiply bfloat16.
+constexpr bool multiplies_bf16 = false;  // no units for it, or they are not used
 struct Pairs {};
-constexpr bool multiplies_bf16 = false;
 #endif
 
 // exp(x) for x <= 0, within 2 units in the last place; 0 below -87.3 (the smallest normal
