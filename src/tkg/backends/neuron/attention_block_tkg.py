@@ -53,6 +53,7 @@ from tkg.backends.neuron.rope_tkg import load_rope
 from tkg.backends.neuron.sbuf_manager import SbufManager
 from tkg.contract.quantization import QuantizationType
 
+FEW_TILES = 64  # of a call's context, up to which the tensor engine often waits
 LATE_ROWS = 32  # up to which K and V of the new tokens wait for the first of the cache
 LAST_LOADS = 4  # of Q's weights, that come before what another queue loads next
 
@@ -130,6 +131,7 @@ def attention_block_tkg(
     reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
     load_exp(manager)
     clock = Clock(manager)
+    clock.start()
     x, split = load_input(manager, X, sizes.rows, X_hidden_dim_actual)
     if rmsnorm_X_enabled:
         gamma = None
@@ -168,7 +170,8 @@ def attention_block_tkg(
     manager.open_scope("qkv_projection")
     projection = QkvProjection(manager, x, split, W_qkv, sizes.sections(), qkv_scales)
     projection.project(q, 0, "q")
-    reader.wait_for = projection.ring.loads[-LAST_LOADS : 1 - LAST_LOADS]
+    projected = projection.ring.loads[-1:]
+    reader.come_after(projection.ring.loads[-LAST_LOADS : 1 - LAST_LOADS], W_qkv)
     pre = (rmsnorm_QK_pre_rope_enabled, rmsnorm_QK_pre_rope_eps)
     post = (rmsnorm_QK_post_rope_enabled, rmsnorm_QK_post_rope_eps)
     q_norms = head_norms("q", pre, rmsnorm_QK_pre_rope_W_Q, post, rmsnorm_QK_post_rope_W_Q)
@@ -183,6 +186,7 @@ def attention_block_tkg(
     landmarks = Landmarks()
     if skip_attention:
         nisa.tensor_copy(attention, sizes.heads_of(q).permute((0, 2, 1, 3)))
+        heads.make_rows()
     else:
         scale = sizes.d_head**-0.5 if softmax_scale == None else softmax_scale
         queries = prepare_queries(manager, q, scale, picks, new, (X.dtype, K.dtype))
@@ -192,7 +196,10 @@ def attention_block_tkg(
         landmarks = attention_tkg(manager, queries, reader, visible, rows, attention, shared)
         if late:
             manager.close_scope()
-        clock.keep(landmarks.scored)
+        heads.make_rows()
+        clock.keep(projected)
+        if here.tiles() * rows[1] * sizes.kv_heads <= FEW_TILES:
+            clock.keep(projection.ring.loads[-1:] if late else landmarks.scored)
         if attention_scale != 1.0:
             nisa.tensor_scalar(attention, attention, nl.multiply, attention_scale)
         if rows[1] < sizes.batch:
@@ -207,7 +214,8 @@ def attention_block_tkg(
         nisa.tensor_copy(out, attention)
     else:
         out = attention_to_hbm(attention, sizes.parts)
-    clock.keep(landmarks.weighed)
+    if not skip_attention:
+        clock.keep(landmarks.weighed + reader.loads[-1:])
     # Last: what starts these DMAs has nothing else to do then.
     K_out, V_out = K_cache, V_cache
     if update_cache:

@@ -15,9 +15,14 @@ scale it to the larger m and add their own. Each core of a pair may hold one: tw
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import BANK, PMAX, factors
+from tkg.backends.neuron.layout import BANK, GPSIMD_ELEMENTS, PMAX, factors
 from tkg.backends.neuron.matrices import filled
-from tkg.backends.neuron.new_tokens import add_new_token, new_tokens, sees_itself
+from tkg.backends.neuron.new_tokens import (
+    Ending,
+    add_new_token,
+    new_tokens,
+    sees_itself,
+)
 from tkg.backends.neuron.nonfinite_values import NonfiniteValues
 from tkg.backends.neuron.partials import (
     FLOOR,
@@ -30,6 +35,7 @@ from tkg.backends.neuron.partials import (
 )
 from tkg.backends.neuron.queries import cut_queries
 
+FEW_TILES = 16  # of a pass, up to which the tensor engine adds up their p
 MERGED = 256  # most columns whose partials are merged with all new tokens at once
 HALVED = 1024  # most scores of a pass on a partition from which m is taken by two engines
 SCORE_BYTES = 16 * 1024  # a partition, for the scores of one pass
@@ -37,7 +43,8 @@ SCORE_BYTES = 16 * 1024  # a partition, for the scores of one pass
 
 class Pass(nl.NKIObject):
     """Rows first..first+count of the batch over one part of the context; pass number `turn`.
-    `begins`: whether it is those rows' first. `total`: their partial."""
+    `begins`: whether it is those rows' first. `total`: their partial. `largest`: the pass's own m,
+    in PSUM."""
 
     def __init__(self, rows, context, turn, begins):
         self.first, self.count = rows
@@ -45,6 +52,7 @@ class Pass(nl.NKIObject):
         self.turn = turn
         self.begins = begins
         self.total = None
+        self.largest = None
 
 
 def plan_passes(queries, first_row, rows, reader):
@@ -103,10 +111,11 @@ def attend(sbm, queries, reader, visibility, rows, target):
     first, count = rows
     plan = plan_passes(queries, first, count, reader)
     sbm.open_scope("attention")
-    merge = Merge(sbm, queries, visibility, rows, shared, len(plan))
+    merge = Merge(sbm, queries, visibility, rows, shared, plan)
     columns = queries.columns()
     for this in plan:
         this.total = merge.total.part((this.first - first) * columns, this.count * columns)
+        this.total.ends = merge.by_pass
     buffers = Buffers(sbm, queries, plan, reader, visibility)
     score(queries, reader, visibility, plan[0], buffers)
     if queries.maker != None:
@@ -117,13 +126,19 @@ def attend(sbm, queries, reader, visibility, rows, target):
             # The next pass's scores first, so that the tensor engine has work during this softmax.
             score(queries, reader, visibility, plan[i + 1], buffers)
             find_largest(queries, plan[i + 1], buffers)
-        softmax(queries, plan[i], buffers)
+        softmax(queries, plan[i], buffers, reader.by)
+        ending = None
+        if merge.by_pass:
+            some = (plan[i].first, plan[i].count)
+            ending = Ending(sbm, queries, visibility, some, plan[i].total, shared)
         weigh(sbm, queries, reader, visibility, plan[i], buffers)
-        merge.after_pass(sbm, queries, visibility, plan[i])
+        if ending != None:
+            target = out[:, plan[i].first : plan[i].first + plan[i].count, :, :]
+            ending.write(target, buffers.landmarks)
+        else:
+            merge.after_pass(sbm, queries, visibility, plan[i])
+    merge.after_all(sbm, queries, visibility, rows, buffers.landmarks, out)
     landmarks = buffers.landmarks
-    landmarks.weighed = landmarks.weighed + merge.after_all(sbm, queries, visibility, rows)
-    masked = visibility.new != None
-    landmarks.written = finish(queries, merge.total, out[:, first : first + count, :, :], masked)
     sbm.close_scope()
     return landmarks
 
@@ -131,13 +146,20 @@ def attend(sbm, queries, reader, visibility, rows, target):
 class Merge(nl.NKIObject):
     """The partial `total` of some rows, and when what is not in the cache is added: the new tokens
     after the rows' first pass; but last where there is no other pass, or where the other core's
-    partial comes (`shared`), together with that if there is one new token a row."""
+    partial comes (`shared`), together with that if there is one new token a row. `by_pass`: each
+    pass is its rows' only one, which ends with their output (if shared, there is one for all)."""
 
-    def __init__(self, sbm, queries, visibility, rows, shared, passes):
+    def __init__(self, sbm, queries, visibility, rows, shared, plan):
         columns = rows[1] * queries.columns()
+        itself = sees_itself(queries, visibility)
         self.shared = shared
-        self.together = sees_itself(queries, visibility) and columns <= MERGED
-        self.together = self.together and (shared or passes == 1)
+        self.by_pass = itself and all([part.begins for part in plan])
+        # A sink and the new token may both be far above m, which then has to be the larger one.
+        self.by_pass = self.by_pass and queries.kind != nl.float32 and visibility.sink == None
+        if shared and (len(plan) > 1 or columns * (1 + queries.parts) > GPSIMD_ELEMENTS):
+            self.by_pass = False
+        self.together = itself and columns <= MERGED and not self.by_pass
+        self.together = self.together and (shared or len(plan) == 1)
         slots = 1
         if self.together:
             slots = 2 + (1 if shared else 0) + (0 if visibility.sink == None else 1)
@@ -148,17 +170,20 @@ class Merge(nl.NKIObject):
         if this.begins and not self.shared and not self.together:
             self.last = add_new(sbm, queries, visibility, (this.first, this.count), this.total)
 
-    def after_all(self, sbm, queries, visibility, rows):
-        """Returns the instructions which empty PSUM of the new tokens' scores."""
+    def after_all(self, sbm, queries, visibility, rows, landmarks, out):
+        if self.by_pass:
+            return
         if self.together:
             if self.shared:
                 swap_partials(self.whole[:, :, 0, :], self.whole[:, :, 1, :])
             used = 2 if self.shared else 1
-            return add_new_token(sbm, queries, visibility, rows, self.whole, used)
-        if self.shared:
+            self.last = add_new_token(sbm, queries, visibility, rows, self.whole, used)
+        elif self.shared:
             share(sbm, queries, self.total, self.whole)
-            return add_new(sbm, queries, visibility, rows, self.total)
-        return self.last
+            self.last = add_new(sbm, queries, visibility, rows, self.total)
+        landmarks.weighed = landmarks.weighed + self.last
+        target = out[:, rows[0] : rows[0] + rows[1], :, :]
+        landmarks.written = finish(queries, self.total, target, visibility.new != None)
 
 
 def add_new(sbm, queries, visibility, rows, total):
@@ -188,10 +213,15 @@ class Buffers(nl.NKIObject):
         rows = max([part.count for part in plan])
         tiles = max([part.context.tiles() for part in plan])
         columns = queries.columns()
-        shape = (PMAX, rows, columns, tiles)
+        # One more, that holds FLOOR: so m is that at least.
+        shape = (PMAX, rows, columns, tiles + 1)
         self.scores = sbm.ring(2, shape, nl.float32, "attention.scores")
+        shape = (PMAX, rows, columns, tiles)
         self.weights = sbm.ring(2, shape, queries.kind, "attention.p")
         self.ones = filled(sbm, (PMAX, PMAX), 1.0, "attention.ones")
+        self.ones_of_kind = self.ones
+        if queries.kind != nl.float32:
+            self.ones_of_kind = filled(sbm, (PMAX, PMAX), 1.0, "attention.ones_p", queries.kind)
         flat = (PMAX, rows * columns)
         self.columns = [sbm.ring(3, flat, nl.float32, f"attention.columns.{i}") for i in range(2)]
         self.largest = sbm.ring(2, (PMAX, 1), nl.float32, "attention.largest")
@@ -201,7 +231,9 @@ def score(queries, reader, visibility, this, buffers):
     """scores = K q where a slot counts, MASKED elsewhere."""
     context = this.context
     scores = buffers.scores[this.turn % 2]
-    nisa.memset(scores, MASKED, engine=nisa.engine.gpsimd)
+    nisa.memset(scores, MASKED, engine=reader.by)
+    tiles = context.tiles()
+    nisa.memset(scores[:, :, :, tiles : tiles + 1], FLOOR, engine=reader.by)
     # As many rows as a PSUM bank holds are copied at once, or a KV head of one.
     size = queries.columns() * context.run
     step = max(1, BANK // size)
@@ -273,25 +305,26 @@ def seen(mask, where, queries):
 
 
 def find_largest(queries, this, buffers):
-    """The largest score of each column of a pass, FLOOR at least, on every partition: into the
-    partial's m where the pass begins it, else into the pass's columns."""
+    """The largest score of each column of a pass, FLOOR at least, on every partition: the pass's
+    `largest`, and where the pass begins a partial that one's m."""
     turn = this.turn
     tiles = this.context.tiles()
     width = this.count * queries.columns()
-    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:tiles].reshape((PMAX, width, tiles))
-    part, m = [tile[:, 0:width] for tile in buffers.columns[turn % 2][0:2]]
-    nisa.tensor_reduce(part, nl.maximum, scores, axis=2)
+    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0 : tiles + 1]
+    part = buffers.columns[turn % 2][0][:, 0:width]
+    nisa.tensor_reduce(part, nl.maximum, scores.reshape((PMAX, width, tiles + 1)), axis=2)
     largest = buffers.largest[turn % 2][0:width, :]
     turned = nl.ndarray((width, PMAX), nl.float32, buffer=nl.psum)
     nisa.nc_transpose(turned, part, engine=nisa.engine.tensor)
     nisa.tensor_reduce(largest, nl.maximum, turned, axis=1)
     # Turned back from a view that repeats each value: no arithmetic, so a NaN stays in its column.
-    everywhere = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
-    nisa.nc_transpose(everywhere, largest.broadcast(1, PMAX), engine=nisa.engine.tensor)
-    nisa.tensor_scalar(this.total.m if this.begins else m, everywhere, nl.maximum, FLOOR)
+    this.largest = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
+    nisa.nc_transpose(this.largest, largest.broadcast(1, PMAX), engine=nisa.engine.tensor)
+    if this.begins:
+        nisa.tensor_copy(this.total.m, this.largest, engine=nisa.engine.scalar)
 
 
-def softmax(queries, this, buffers):
+def softmax(queries, this, buffers, by):
     """p = exp(scores - m) into the pass's weights; the partial scaled to the new m, and the sums of
     p added to its l."""
     turn, total = this.turn, this.total
@@ -301,23 +334,31 @@ def softmax(queries, this, buffers):
     scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
     weights = buffers.weights[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
     part, m, scale = [tile[:, 0:width] for tile in buffers.columns[turn % 2]]
-    if this.begins:
-        m = total.m
-    else:
-        nisa.tensor_tensor(m, m, total.m, nl.maximum)
+    shifts = [this.largest, total.m]  # in PSUM, which only Vector reaches, and in SBUF
+    if not this.begins:
+        nisa.tensor_tensor(m, this.largest, total.m, nl.maximum)
+        shifts = [m, m]
     # In two halves where that is sooner done, each by an engine of its own.
     step = -(-tiles // 2) if PMAX < tiles * width <= HALVED else tiles
-    for first in range(0, tiles, step):
-        here = slice(first, min(first + step, tiles))
+    engines = (nisa.engine.vector, by)
+    exps = []
+    for i in range(-(-tiles // step)):
+        here = slice(i * step, min((i + 1) * step, tiles))
         part_of = scores[:, :, here]
-        shift = m.expand_dim(2).broadcast(2, part_of.shape[2])
-        by = nisa.engine.vector if first > 0 else nisa.engine.gpsimd
-        nisa.tensor_tensor(part_of, part_of, shift, nl.subtract, engine=by)
-        nisa.activation(weights[:, :, here], nl.exp, part_of)
-    nisa.tensor_reduce(part, nl.add, weights, axis=2)
+        shift = shifts[i].expand_dim(2).broadcast(2, part_of.shape[2])
+        nisa.tensor_tensor(part_of, part_of, shift, nl.subtract, engine=engines[i])
+        exps.append(nisa.activation(weights[:, :, here], nl.exp, part_of))
+    buffers.landmarks.weighed = exps
     sums = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
-    nisa.nc_matmul(sums, buffers.ones, part, accumulate=False)
-    if this.begins:
+    if tiles <= FEW_TILES:
+        for l in range(tiles):
+            nisa.nc_matmul(sums, buffers.ones_of_kind, weights[:, :, l], accumulate=l > 0)
+    else:
+        nisa.tensor_reduce(part, nl.add, weights, axis=2)
+        nisa.nc_matmul(sums, buffers.ones, part, accumulate=False)
+    if total.ends:
+        total.l = sums
+    elif this.begins:
         nisa.tensor_copy(total.l, sums)
     else:
         rescale(total, m, scale)
@@ -363,7 +404,9 @@ def weigh(sbm, queries, reader, visibility, this, buffers):
     for part in range(queries.parts):
         acc = this.total.acc[part]
         products = psum[:, part, :, :].reshape(acc.shape)
-        if this.begins:
+        if this.total.ends:
+            this.total.acc[part] = products
+        elif this.begins:
             buffers.landmarks.weighed = [nisa.tensor_copy(acc, products)]
         else:
             buffers.landmarks.weighed = [nisa.tensor_tensor(acc, products, acc, nl.add)]

@@ -13,12 +13,16 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.fp8_codes import reader_of, values_of
-from tkg.backends.neuron.layout import PMAX, RING, copy, copy_turned, head_parts, load_small
+from tkg.backends.neuron.layout import PMAX, RING, copy, copy_turned, head_parts
 from tkg.backends.neuron.sbuf_manager import SMALL, bytes_of, row_bytes
 
 FINE_TILES = 4  # of V, up to which it is cleared in smaller pieces
 AHEAD_BYTES = 1 << 20  # of the last loads, that others need not wait for
 GATHERED_AHEAD_BYTES = 1 << 19  # the same where GpSimd starts them
+LAST_GATHERS = 3  # that GpSimd has started when the first of them is done
+GATHER_BYTES = 220000  # that DMA moves while GpSimd starts a gather, in 0.6 us
+LAST_TILES = 6  # of V, that are cleared when the last gathers have been started
+MOST_TILES = 16  # of a ring
 PIECE_BYTES = 1 << 18  # of V that is loaded and cleared at once
 RING_BYTES = 40 * 1024  # a partition, for the keys (and again for the values) on their way
 
@@ -57,16 +61,23 @@ class CacheReader(nl.NKIObject):
         # Where there is little of V, what is left to do when it has come counts most.
         batch = V.shape[0] if rows == None else rows.runs.shape[2]
         self.fine = batch * context.groups <= FINE_TILES
+        # What else GpSimd would do, where it has many gathers to start.
+        self.by = nisa.engine.gpsimd
+        if rows != None and not self.fine:
+            self.by = nisa.engine.vector
         # Small tiles need more of them under way to hide the fixed cost of a DMA.
         row = row_bytes(keys, K.dtype)
-        self.depth = max(RING, min(16, RING_BYTES // row))
-        self.key_ring = sbm.ring(self.depth, keys, K.dtype, "cache.keys")
+        self.depth = max(RING, min(MOST_TILES, RING_BYTES // row))
+        # Keys are fetched a pass before the values.
+        more = 1 if RING + 1 < self.depth < MOST_TILES else 0
+        self.key_ring = sbm.ring(self.depth + more, keys, K.dtype, "cache.keys")
         # Which (b, kv, group) each tile of a ring holds.
-        self.held = [(-1, -1, -1) for _ in range(self.depth)]
-        self.held_values = [(-1, -1, -1) for _ in range(self.depth)]
+        self.held = [(-1, -1, -1) for _ in range(self.depth + more)]
+        self.held_values = [(-1, -1, -1) for _ in range(self.depth - more)]
         if self.turned:
             self.key_rows = sbm.stack((PMAX, run, self.d_head), K.dtype, "cache.key_rows")
-        self.value_ring = sbm.ring(self.depth, (PMAX, run, self.d_head), V.dtype, "cache.values")
+        values = (PMAX, run, self.d_head)
+        self.value_ring = sbm.ring(self.depth - more, values, V.dtype, "cache.values")
         self.key_codes = reader_of(sbm, keys, K.dtype, "cache.keys")
         self.value_codes = reader_of(sbm, (PMAX, run, self.d_head), V.dtype, "cache.values")
         if self.key_codes != None:
@@ -82,6 +93,18 @@ class CacheReader(nl.NKIObject):
         """The tile with K^T of a group, [width, parts, positions]; `key_columns` cuts it."""
         return values_of(self.key_codes, self.fetch_keys(b, kv, group))
 
+    def come_after(self, loads, weights):
+        """Has the gathers of a block cache come after `loads`, of `weights` in HBM; but not where
+        starting them takes longer than all those weights."""
+        bytes_ahead = weights.shape[0] * weights.shape[1] * bytes_of(weights.dtype)
+        if self.rows == None or self.gathers_of_both() * GATHER_BYTES <= bytes_ahead:
+            self.wait_for = loads
+
+    def gathers_of_both(self):
+        """How many DMAs gather the keys and values of all rows."""
+        units = self.rows.runs.shape[2] * self.K.shape[2] * self.context.groups
+        return 2 * units * len(self.pieces_of(self.V))
+
     def note(self, load, elements, dtype):
         """Keep a load in `loads`."""
         self.loads.append(load)
@@ -94,21 +117,24 @@ class CacheReader(nl.NKIObject):
         self.note(load, elements, self.K.dtype)
 
     def near_end(self):
-        """[the last load with so many bytes after it that what waits for it comes in time]."""
+        """[the last load with so much after it that what waits for it comes in time]."""
+        ahead = AHEAD_BYTES if self.rows == None else GATHERED_AHEAD_BYTES
         after = 0
         for i in range(len(self.loads) - 1, -1, -1):
-            if after >= (AHEAD_BYTES if self.rows == None else GATHERED_AHEAD_BYTES):
+            late = self.rows != None and len(self.loads) - i == LAST_GATHERS
+            if after >= ahead or late:
                 return [self.loads[i]]
             after = after + self.sizes[i]
         return []
 
     def fetch_keys(self, b, kv, group):
         """A group's tile as it is stored. One that is in the ring is not read again."""
-        for i in range(self.depth):
+        depth = len(self.key_ring)
+        for i in range(depth):
             if self.held[i] == (b, kv, group):
                 return self.key_ring[i]
-        self.held[self.turn % self.depth] = (b, kv, group)
-        tile = self.key_ring[self.turn % self.depth]
+        self.held[self.turn % depth] = (b, kv, group)
+        tile = self.key_ring[self.turn % depth]
         self.turn = self.turn + 1
         run = self.context.run
         height = self.context.height(group)
@@ -139,6 +165,15 @@ class CacheReader(nl.NKIObject):
             load = copy_turned(tile[:, 0:count], source)
         self.note(load, count * self.V.shape[3] // self.key_parts, self.K.dtype)
 
+    def pieces_of(self, cache):
+        """[(first, count)] of a run's positions that are gathered at once: all of them, but some
+        where there is little, so that work begins when the first come."""
+        run = self.context.run
+        step = run
+        if self.fine:
+            step = max(1, PIECE_BYTES // (PMAX * self.d_head * bytes_of(cache.dtype)))
+        return [(l, min(step, run - l)) for l in range(0, run, step)]
+
     def gather_keys(self, tile, b, kv, group, part):
         """Position (partition p, l) of the group becomes column l*128 + p. The gather takes rows by
         the sixteen; those past the group's end are run 0 again, which nothing reads."""
@@ -154,14 +189,16 @@ class CacheReader(nl.NKIObject):
             row = d_head // 2
         offset = kv * row + part * self.key_width
         row = kv_heads * row
-        source = base.ap(
-            [[run * row, count], [row, run], [row, 1], [1, self.key_width]],
-            offset=offset,
-            vector_offset=self.rows.runs[0:count, group, b : b + 1],
-            indirect_dim=0,
-        )
         columns = target.reshape((self.key_width, run, 1, PMAX))[:, :, :, 0:count]
-        self.gathers(nisa.dma_transpose(columns, source), run * count * d_head // self.key_parts)
+        for l, n in self.pieces_of(self.K):
+            source = base.ap(
+                [[run * row, count], [row, n], [row, 1], [1, self.key_width]],
+                offset=offset + l * row,
+                vector_offset=self.rows.runs[0:count, group, b : b + 1],
+                indirect_dim=0,
+            )
+            load = nisa.dma_transpose(columns[:, l : l + n, :, :], source)
+            self.gathers(load, n * count * d_head // self.key_parts)
 
     def turn_keys(self, tile, b, kv, group):
         """The same as `gather_keys`, turned by the tensor engine."""
@@ -183,13 +220,14 @@ class CacheReader(nl.NKIObject):
         height = self.context.height(group)
         row = kv_heads * d_head
         base = cache.reshape((blocks * (block_len // run), run * row))
-        source = base.ap(
-            [[run * row, height], [row, run], [1, d_head]],
-            offset=kv * d_head,
-            vector_offset=self.rows.runs[0:height, group, b : b + 1],
-            indirect_dim=0,
-        )
-        self.gathers(nisa.dma_copy(target, source), height * run * d_head)
+        for l, n in self.pieces_of(cache):
+            source = base.ap(
+                [[run * row, height], [row, n], [1, d_head]],
+                offset=kv * d_head + l * row,
+                vector_offset=self.rows.runs[0:height, group, b : b + 1],
+                indirect_dim=0,
+            )
+            self.gathers(nisa.dma_copy(target[:, l : l + n, :], source), height * n * d_head)
 
     def key_columns(self, tile, group, l, part):
         """[width, positions] of tile l: one part of d; for a paired cache parts alternate between
@@ -213,11 +251,12 @@ class CacheReader(nl.NKIObject):
         read again."""
         run = self.context.run
         height = self.context.height(group)
-        for i in range(self.depth):
+        depth = len(self.value_ring)
+        for i in range(depth):
             if slots != None and self.held_values[i] == (b, kv, group):
                 return self.value_ring[i][0:height, :, :]
-        self.held_values[self.value_turn % self.depth] = (b, kv, group)
-        tile = self.value_ring[self.value_turn % self.depth]
+        self.held_values[self.value_turn % depth] = (b, kv, group)
+        tile = self.value_ring[self.value_turn % depth]
         self.value_turn = self.value_turn + 1
         first = self.context.first_run(group) * run
         target = tile[0:height, :, :]
@@ -240,11 +279,20 @@ class CacheReader(nl.NKIObject):
                 m = min(half, n - i)
                 if slots != None:
                     at = group * run + l + i
-                    # One piece in three by GpSimd, where it can.
-                    self.pieces = self.pieces + 1
-                    mask = slots if factors == None or self.pieces % 3 > 0 else factors
+                    mask = factors if self.gpsimd_clears(factors) else slots
                     self.clear(part[:, i : i + m, :], mask[0:height, at : at + m])
         return target
+
+    def gpsimd_clears(self, factors):
+        """Whether GpSimd takes the next piece: one in three, where it can; one in two of the last
+        tiles where it has been busy with gathers."""
+        self.pieces = self.pieces + 1
+        if factors == None:
+            return False
+        if self.by == nisa.engine.gpsimd:
+            return self.pieces % 3 == 0
+        tiles = self.rows.runs.shape[2] * self.K.shape[2] * self.context.groups
+        return self.pieces % 2 == 0 and self.value_turn > tiles - LAST_TILES
 
     def clear(self, values, slots):
         """Zeros in `values` [positions, n, d] where `slots` [positions, n] has 0. Of int32 slots
@@ -274,32 +322,48 @@ class BlockRows(nl.NKIObject):
 
 def block_rows(sbm, table, context, blocks, block_len):
     """From the block table [B, n] in HBM. Entries outside the cache count as block 0: nothing that
-    may be attended to is there."""
+    may be attended to is there. They are read as they lie and turned on chip, each repeated for the
+    runs of its block: DMA would move single elements, and the gathers wait for them."""
     batch, columns = table.shape
     run = context.run
     pieces = block_len // run
     runs = sbm.stack((PMAX, context.groups, batch), nl.uint32, "cache.runs")
     sbm.open_scope("cache.rows")
-    raw = sbm.stack((PMAX, context.groups, batch), nl.int32, "cache.table")
-    nisa.memset(raw, 0)
-    entries = table.view(nl.int32)
-    # The last by itself: it may be short, on one core of two.
-    whole = context.groups - 1
-    for first, groups in ((0, whole), (whole, context.groups - whole)):
-        if groups > 0:
-            # All groups of 128 runs at once.
-            height = context.height(first)
-            assert height % pieces == 0, "a context is whole blocks"
-            blocks_here = [[1, height // pieces], [0, pieces]]
-            pattern = blocks_here + [[PMAX // pieces, groups], [columns, batch]]
-            source = entries.ap(pattern, offset=context.first_run(first) // pieces)
-            load_small(raw[0:height, first : first + groups, :], source)
-    nisa.tensor_scalar(raw, raw, nl.maximum, 0.0, op1=nl.minimum, operand1=float(blocks - 1))
-    piece = sbm.stack((PMAX, 1), nl.int32, "cache.partition")
-    nisa.iota(piece, [[1, 1]], channel_multiplier=1)
-    nisa.tensor_scalar(piece, piece, nl.bitwise_and, pieces - 1)
-    part = sbm.stack((PMAX, 1), nl.float32, "cache.piece")
-    nisa.tensor_copy(part, piece)
-    nisa.tensor_scalar(runs, raw, nl.multiply, float(pieces), op1=nl.add, operand1=part)
+    last = context.height(context.groups - 1)
+    if context.runs % PMAX != 0:  # the last group is short; of two cores both run the same
+        nisa.memset(runs, 0)
+    assert last % pieces == 0, "a context is whole blocks"
+    count = ((context.groups - 1) * PMAX + last) // pieces
+    part = piece_of_block(sbm, pieces)
+    for row in range(0, batch, PMAX):
+        n = min(PMAX, batch - row)
+        raw = sbm.stack((n, count), nl.int32, f"cache.table.{row}")
+        first = row * columns + context.first_run(0) // pieces
+        source = table.view(nl.int32).ap([[columns, n], [1, count]], offset=first)
+        copy(raw, source)
+        entries = sbm.stack((n, count), nl.float32, f"cache.entries.{row}")
+        nisa.tensor_scalar(
+            entries, raw, nl.maximum, 0.0, op1=nl.minimum, operand1=float(blocks - 1)
+        )
+        for group in range(context.groups):
+            height = context.height(group)
+            start = group * PMAX // pieces
+            repeated = entries[:, start : start + height // pieces].expand_dim(2)
+            psum = nl.ndarray((height, n), nl.float32, buffer=nl.psum)
+            nisa.nc_transpose(psum, repeated.broadcast(2, pieces), engine=nisa.engine.tensor)
+            nisa.tensor_scalar(
+                runs[0:height, group, row : row + n], psum, nl.multiply, float(pieces),
+                op1=nl.add, operand1=part[0:height, :],
+            )  # fmt: skip
     sbm.close_scope(SMALL)
     return BlockRows(runs)
+
+
+def piece_of_block(sbm, pieces):
+    """[128, 1] float32: of each partition's run the place in its block of so many runs."""
+    whole = sbm.stack((PMAX, 1), nl.int32, "cache.partition")
+    nisa.iota(whole, [[1, 1]], channel_multiplier=1)
+    nisa.tensor_scalar(whole, whole, nl.bitwise_and, pieces - 1)
+    part = sbm.stack((PMAX, 1), nl.float32, "cache.piece")
+    nisa.tensor_copy(part, whole)
+    return part

@@ -1,8 +1,8 @@
 """Work for the tensor engine while it waits.
 
 It runs at half its clock for 3 us after 3 us of less than half use (Neuron Explorer's glossary).
-Before the values and before the output projection it waits for softmax, and would then begin
-slowly. So meanwhile it multiplies zeros, behind all other work, for nobody.
+At first it waits for X, and before the values and before the output projection for softmax, and
+would then begin slowly. So meanwhile it multiplies zeros, behind all other work, for nobody.
 """
 
 import nki.isa as nisa
@@ -10,8 +10,8 @@ import nki.language as nl
 
 from tkg.backends.neuron.layout import PMAX
 
-COLUMNS = 256  # of such a multiply: it holds up other work for 0.2 us at most
-MULTIPLIES = 14  # in a row: about 3 us at half the clock, all that it takes to rise
+COLUMNS = 128  # of such a multiply: it holds up other work for 0.1 us at most
+MULTIPLIES = 28  # in a row: about 3 us at half the clock, all that it takes to rise
 
 
 class Clock(nl.NKIObject):
@@ -20,13 +20,21 @@ class Clock(nl.NKIObject):
     def __init__(self, sbm):
         self.zeros = sbm.stack((PMAX, COLUMNS), nl.bfloat16, "clock.zeros")
         nisa.memset(self.zeros, 0.0, engine=nisa.engine.gpsimd)
+        # One for all of them: in what others had before they would wait for those.
+        self.sums = nl.ndarray((PMAX, COLUMNS), nl.float32, buffer=nl.psum, name="clock")
 
     def keep(self, after):
         """Multiplies once the instructions `after` are done. To be called behind what it waits
         for: of the instructions that may start, the engine takes the first in program order."""
-        if len(after) == 0:
-            return
-        psum = nl.ndarray((PMAX, COLUMNS), nl.float32, buffer=nl.psum, name="clock")
+        if len(after) > 0:
+            self.multiply(after)
+
+    def start(self):
+        """Multiplies from the kernel's beginning on."""
+        self.multiply([])
+
+    def multiply(self, after):
         for _ in range(MULTIPLIES):
-            multiply = nisa.nc_matmul(psum, self.zeros[:, 0:PMAX], self.zeros, accumulate=False)
-            multiply.depends_on(*after)
+            multiply = nisa.nc_matmul(self.sums, self.zeros, self.zeros, accumulate=False)
+            if len(after) > 0:
+                multiply.depends_on(*after)

@@ -55,11 +55,19 @@ class NewHeads(nl.NKIObject):
             scale_for_fp8(v, self.scales[1])
         nisa.tensor_copy(self.tiles[0], k, engine=nisa.engine.gpsimd)
         nisa.tensor_copy(self.tiles[1], v, engine=nisa.engine.gpsimd)
-        if len(self.k_rows) > 0:
-            fill_rows(self.k_rows, k)
-        fill_rows(self.v_rows, v)
         if rounded_dtype(self.dtype) != self.dtype:
-            for tile in self.tiles + self.v_rows + self.k_rows:
+            for tile in self.tiles:
+                common_nan(sbm, tile, "nan_codes")
+
+    def make_rows(self):
+        """The same as rows, which only the cache takes: after all that attention waits for."""
+        sbm, sizes = self.sbm, self.sizes
+        heads = sizes.kv_heads * sizes.parts
+        if len(self.k_rows) > 0:
+            fill_rows(self.k_rows, self.kv[:, 0:heads, :])
+        fill_rows(self.v_rows, self.kv[:, heads:, :])
+        if rounded_dtype(self.dtype) != self.dtype:
+            for tile in self.v_rows + self.k_rows:
                 common_nan(sbm, tile, "nan_codes")
 
 

@@ -3,9 +3,12 @@
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import BANK, PMAX, load_small
+from tkg.backends.neuron.layout import BANK, PMAX, load_small, swap_with_peer
 from tkg.backends.neuron.matrices import spread_row
 from tkg.backends.neuron.partials import MASKED, rescale
+from tkg.backends.neuron.sbuf_manager import SMALL
+
+MOST = 2.0**64  # of exp(score - m) of a new token, beyond which cached positions count for nothing
 
 
 def new_tokens(sbm, queries, visibility, rows, partial):
@@ -95,6 +98,95 @@ def add_new_token(sbm, queries, visibility, rows, partials, count):
     return done
 
 
+class Ending(nl.NKIObject):
+    """How the attention of some rows ends that have a partial over all cached positions, one new
+    token and no sink:
+
+        out = (acc + e v) / (l + e)        e = min(exp(score - m), MOST)
+
+    No larger m is looked for, which takes a few steps: beyond MOST nothing is left of the cached
+    positions in float32. l and acc may be in PSUM. Where the cores `share` the positions, they
+    agree on the larger m first and add up what each has scaled to it. What does not need acc is
+    made at once.
+    """
+
+    def __init__(self, sbm, queries, visibility, rows, partial, shared):
+        self.queries = queries
+        self.partial = partial
+        self.peer = None
+        width = rows[1] * queries.columns()
+        sbm.open_scope("new_token")
+        m, l = partial.m, partial.l
+        if shared:
+            self.peer = Peer(sbm, queries, partial)
+            m, l = self.peer.m, self.peer.mine[:, 0, :]
+        self.e = sbm.stack((PMAX, width), nl.float32, "new.e")
+        self.l = sbm.stack((PMAX, width), nl.float32, "new.l")
+        new_scores(queries, visibility, rows, self.e, m)
+        nisa.activation(self.e, nl.exp, self.e)
+        nisa.scalar_tensor_tensor(self.l, self.e, nl.minimum, MOST, nl.add, l)
+        if not shared:
+            self.invert()
+        self.sums = []
+        for part in range(queries.parts):
+            sums = sbm.stack((queries.size, width), nl.float32, f"new.sums.{part}")
+            target, value = spread_value(queries, rows, part, sums)
+            weights = self.e[0 : queries.size, :].reshape(target.shape)
+            nisa.scalar_tensor_tensor(target, weights, nl.minimum, MOST, nl.multiply, value)
+            self.sums.append(sums)
+        sbm.close_scope(SMALL)
+
+    def invert(self):
+        """l = 1 / l, by GpSimd: Vector's reciprocal takes eight times as long."""
+        nisa.tensor_scalar(self.l, self.l, nl.power, -1.0, engine=nisa.engine.gpsimd)
+
+    def write(self, out, landmarks):
+        """Writes out [d/parts, rows, N*parts, S], when acc is there."""
+        queries = self.queries
+        acc = self.partial.acc
+        if self.peer != None:
+            acc = self.peer.swap(acc, self.sums)
+            nisa.tensor_tensor(self.l, self.l, self.peer.theirs[:, 0, :], nl.add)
+            self.invert()
+        for part in range(queries.parts):
+            sums = self.sums[part]
+            nisa.tensor_tensor(sums, sums, acc[part], nl.add)
+            target = out[:, :, part : queries.heads * queries.parts : queries.parts, :]
+            inverse = self.l[0 : queries.size, :].reshape(target.shape)
+            sums = sums.reshape(target.shape)
+            landmarks.written.append(nisa.tensor_tensor(target, sums, inverse, nl.multiply))
+
+
+class Peer(nl.NKIObject):
+    """The other core's partial over its part of the positions. `m`: the larger of both; `mine`,
+    `theirs`: l and acc scaled to it, [128, 1 + parts, C]."""
+
+    def __init__(self, sbm, queries, partial):
+        width = partial.m.shape[1]
+        self.size = queries.size
+        shape = (PMAX, 1 + queries.parts, width)
+        self.mine, self.theirs = sbm.ring(2, shape, nl.float32, "new.peer")
+        if self.size < PMAX:
+            # What no part of a head is on is sent too.
+            nisa.memset(self.mine, 0.0, engine=nisa.engine.gpsimd)
+        other, self.m, self.scale = sbm.ring(3, (PMAX, width), nl.float32, "new.peer_m")
+        swap_with_peer(partial.m, other)
+        nisa.tensor_tensor(self.m, partial.m, other, nl.maximum)
+        nisa.tensor_tensor(self.scale, partial.m, self.m, nl.subtract)
+        nisa.activation(self.scale, nl.exp, self.scale)
+        nisa.tensor_tensor(self.mine[:, 0, :], partial.l, self.scale, nl.multiply)
+
+    def swap(self, acc, sums):
+        """Adds this core's `acc` to `sums`; returns the other's: [d/parts, C] for each part."""
+        scale = self.scale[0 : self.size, :]
+        for part in range(len(acc)):
+            mine = self.mine[0 : self.size, 1 + part, :]
+            nisa.tensor_tensor(mine, acc[part], scale, nl.multiply)
+            nisa.tensor_tensor(sums[part], sums[part], mine, nl.add)
+        swap_with_peer(self.mine, self.theirs)
+        return [self.theirs[0 : self.size, 1 + part, :] for part in range(len(acc))]
+
+
 def spread_value(queries, rows, part, target):
     """(`target` [d/parts, C], one part of the new V of rows (first, count)), both as
     [d/parts, rows, kv, group * S]."""
@@ -105,11 +197,16 @@ def spread_value(queries, rows, part, target):
     return target.reshape(shape), value.expand_dim(3).broadcast(3, shape[3])
 
 
-def new_scores(queries, visibility, rows, scores):
-    """Writes the scores of the new tokens, the same on every partition: [128, S', rows, q, S].
-    Returns the instructions that take them from PSUM."""
+def new_scores(queries, visibility, rows, scores, shift=None):
+    """Writes the scores of the new tokens, the same on every partition: [128, S', rows, q, S], or
+    as many columns. Less `shift` [128, C], where there is one token that all may see. Returns the
+    instructions that take them from PSUM."""
     group, tokens, kv_heads = queries.group, queries.tokens, queries.kv_heads
     first, count = rows
+    shape = (PMAX, queries.new, count, queries.heads, tokens)
+    scores = scores.reshape(shape)
+    if shift != None:
+        shift = shift.reshape(shape[0:1] + shape[2:])
     if queries.new > 1 or visibility.new != None:
         nisa.memset(scores, MASKED, engine=nisa.engine.gpsimd)
     per_bank = BANK // queries.columns()
@@ -129,7 +226,10 @@ def new_scores(queries, visibility, rows, scores):
                             sums = psum[:, r, heads, :]
                             nisa.nc_matmul(sums, key.broadcast(1, PMAX), q, accumulate=part + i > 0)
             target = scores[:, s, row : row + n, :, :]
-            if visibility.new == None:
+            if shift != None:
+                m = shift[:, row : row + n, :, :]
+                taken.append(nisa.tensor_tensor(target, psum, m, nl.subtract))
+            elif visibility.new == None:
                 who = who_sees(queries, visibility.window, s)
                 if who.start < who.stop:
                     taken.append(nisa.tensor_copy(target[:, :, :, who], psum[:, :, :, who]))

@@ -27,6 +27,7 @@ from tkg.backends.neuron.layout import (
     BANK,
     FP8_MAX,
     PMAX,
+    QUADRANT,
     RING,
     broadcast_row,
     column_block,
@@ -112,16 +113,25 @@ def output_projection_tkg(
 
 
 class Weights(nl.NKIObject):
-    """The weights [N*D, H] in HBM, and the instructions that come before their loads."""
+    """The weights [N*D, H] in HBM, and the instructions that come before their loads. `end`: past
+    this core's last column."""
 
     def __init__(self, weight, wait_for):
         self.weight = weight
         self.wait_for = wait_for
+        self.end = sum(hidden_share(weight.shape[1]))
 
-    def load(self, tile, pattern, offset):
-        load = copy(tile, self.weight.ap(pattern, offset=offset))
-        if len(self.wait_for) > 0:
-            load.depends_on(*self.wait_for)
+    def load(self, tile, pattern, offset, last):
+        """The `last` come in pieces: the end of a DMA is known the later the more engines it
+        takes."""
+        step, rows = pattern[0]
+        piece = QUADRANT if last else rows
+        for first in range(0, rows, piece):
+            count = min(piece, rows - first)
+            source = self.weight.ap([[step, count]] + pattern[1:], offset=offset + first * step)
+            load = copy(tile[first : first + count, :, :], source)
+            if len(self.wait_for) > 0:
+                load.depends_on(*self.wait_for)
 
 
 def check_shapes(attention, weight, share, transposed):
@@ -210,7 +220,8 @@ def load_weights(ring, turn, source, rows, first, count):
     tile = ring[turn % len(ring)]
     depth, hidden = source.weight.shape
     block = tile[0:rows, :, 0:count]
-    source.load(block, [[hidden, rows], [rows * hidden, depth // rows], [1, count]], first)
+    pattern = [[hidden, rows], [rows * hidden, depth // rows], [1, count]]
+    source.load(block, pattern, first, first + count == source.end)
     return block
 
 
@@ -357,7 +368,9 @@ class WeightStream(nl.NKIObject):
         rows, _, count = tile.shape
         hidden = self.source.weight.shape[1]
         pattern = [[hidden, rows], [rows * hidden, self.step], [1, count]]
-        self.source.load(tile, pattern, g * rows * hidden + self.start)
+        depth = self.source.weight.shape[0]
+        last = (g + self.step) * rows == depth and self.start + count == self.source.end
+        self.source.load(tile, pattern, g * rows * hidden + self.start, last)
         return values_of(self.codes, tile)
 
 

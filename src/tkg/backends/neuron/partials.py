@@ -10,12 +10,15 @@ FLOOR = -1.0e30  # m where nothing counts: then every p is 0, and so is l
 
 
 class Partial(nl.NKIObject):
-    """m, l [128, C] equal on all partitions; acc: [d/parts, C] for each part of a head; float32."""
+    """m, l [128, C] equal on all partitions; acc: [d/parts, C] for each part of a head; float32.
+    `ends`: whether nothing comes after the first pass but the output: l and acc are left in
+    PSUM."""
 
     def __init__(self, m, l, acc):
         self.m = m
         self.l = l
         self.acc = acc
+        self.ends = False
 
     def part(self, first, count):
         """Some of the columns."""
