@@ -12,6 +12,7 @@ import pytest
 import nkisim.language as nl
 from tests.neuron.on_chip import close, on_cores, put, rng, values_of
 from tkg.backends.neuron import attention_tkg as module
+from tkg.backends.neuron import merging
 from tkg.backends.neuron.attention_block_tkg import (
     context_length,
     parity_picks,
@@ -266,7 +267,8 @@ def test_block_lengths(lnc: int, block_len: int) -> None:
 @pytest.fixture
 def several_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """So little room for scores that one pass sees one group of one row; the numbers of passes."""
-    monkeypatch.setattr(module, "SCORE_BYTES", 4)
+    for user in (module, merging):
+        monkeypatch.setattr(user, "SCORE_BYTES", 4)
     passes: list[int] = []
     plan = module.plan_passes
 

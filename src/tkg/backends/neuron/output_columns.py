@@ -2,7 +2,8 @@
 
 import nki.language as nl
 
-from tkg.backends.neuron.layout import BANK, PMAX, load_small
+from tkg.backends.neuron.layout import BANK, PMAX, RING, load_small
+from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 
 CHUNK_TILES = 8  # least columns of a row on a partition, in a chunk of them
 
@@ -64,3 +65,17 @@ def spread(tile, chunk, span, rows):
         return None
     first, count = span
     return tile[:, chunk, first : first + count].expand_dim(2).broadcast(2, rows)
+
+
+def columns_that_fit(manager, groups, dtype, share, others):
+    """Columns of a weight block for which there is room, 64 at least. `others`: the output, of
+    which two blocks are kept; bias and scale, each a row of `share` columns or None."""
+    out, bias, scale = others
+    room = manager.room()
+    for row in (bias, scale):
+        if row != None:
+            room = room - row_bytes((1, share), row.dtype)
+    # Codes are turned into bfloat16 beside the ring.
+    extra = 3 if dtype == nl.uint8 else 0
+    column = (RING * bytes_of(dtype) + extra) * groups + 2 * bytes_of(out.dtype)
+    return max(64, room // column // 64 * 64)

@@ -39,8 +39,8 @@ from tkg.backends.neuron.layout import (
     load_small,
     scalar_column,
 )
-from tkg.backends.neuron.output_columns import OutputColumns, spread
-from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of, row_bytes
+from tkg.backends.neuron.output_columns import OutputColumns, columns_that_fit, spread
+from tkg.backends.neuron.sbuf_manager import SbufManager, row_bytes
 from tkg.contract.quantization import QuantizationType
 
 RESULT_BYTES = 48 * 1024  # a partition, that the weights leave to bias, scale and results
@@ -278,20 +278,6 @@ def rows_of_block(x, weights, after, result, start):
             None if multiplier == None else multiplier[0:rows, here],
             None if factor == None else factor[0:rows, :],
         )
-
-
-def columns_that_fit(manager, groups, dtype, share, others):
-    """Columns of a weight block for which there is room, 64 at least. `others`: the output, of
-    which two blocks are kept; bias and scale, each a row of `share` columns or None."""
-    out, bias, scale = others
-    room = manager.room()
-    for row in (bias, scale):
-        if row != None:
-            room = room - row_bytes((1, share), row.dtype)
-    # Codes are turned into bfloat16 beside the ring.
-    extra = 3 if dtype == nl.uint8 else 0
-    column = (RING * bytes_of(dtype) + extra) * groups + 2 * bytes_of(out.dtype)
-    return max(64, room // column // 64 * 64)
 
 
 def finish(result, psum, bias, scale, factor):
