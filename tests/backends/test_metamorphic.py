@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import oracle
-from tests.calls import Call, failures, run, run_as_is, without
+from tests.calls import Call, block_checks, failures, run, run_as_is, without
 from tests.variants import assert_same, masked, paged, repaged, rows, step, transposed, unpaged
 from tkg.testing.budgets import check_block
 from tkg.testing.case import PADDED, Case
@@ -139,6 +139,24 @@ def test_many_tokens_are_as_many_steps(
     together = np.stack(outs, axis=1).reshape(truth.out.shape)
     checks = check_block(call, (together, caches[0], caches[1]), truth, computes(backend))
     assert not failures(checks)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sink", [False, True])
+@pytest.mark.parametrize("lengths", [(20, 0, 7, 1), (40,)], ids=str)
+def test_a_new_token_far_above_the_cached_ones(
+    backend: str, dtype: str, sink: bool, lengths: tuple[int, ...]
+) -> None:
+    """By a factor of e^85 and more; and a sink's by e^60. The answer is its V."""
+    some = case(dtype, q_heads=2, kv_heads=1, d_head=64, lengths=lengths, sink=sink)
+    call = some.inputs(invalid=0.0)
+    query = call["W_qkv"][:, :64]
+    call["W_qkv"][:, 64:192] = np.tile(query, 2)  # Q of the second head, and K
+    call["K_cache"] = np.zeros_like(call["K_cache"])
+    call["softmax_scale"] = 16.0 * call.get("softmax_scale", 64**-0.5)
+    if sink:
+        call["sink"] = np.full_like(call["sink"], 60.0)
+    assert not failures(block_checks(backend, call, oracle.attention_block(call)))
 
 
 def test_attention_reads_before_the_cache_is_written(backend: str) -> None:

@@ -8,7 +8,7 @@ from tkg.backends.neuron.matrices import spread_row
 from tkg.backends.neuron.partials import MASKED, rescale
 from tkg.backends.neuron.sbuf_manager import SMALL
 
-MOST = 2.0**64  # of exp(score - m) of a new token, beyond which cached positions count for nothing
+MOST = 2.0**48  # of exp(score - m) of a new token: 2^24 slots with p <= 1 are nothing beside it
 
 
 def new_tokens(sbm, queries, visibility, rows, partial):
