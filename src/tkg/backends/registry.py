@@ -10,6 +10,8 @@ and, where its arrays are not always on the device that the table names:
     device() -> str                                 where they are now
 and, where what it rounds on the way depends on the machine:
     computes() -> str                               see `tkg.testing.budgets`
+and, where it can take a step like one that it has taken at less cost:
+    repeat(call, shape) -> function or None         see `tkg.repeats`
 """
 
 from __future__ import annotations

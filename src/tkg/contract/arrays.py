@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tkg.contract import dtypes
+from tkg.contract.errors import Rules
 
 AnyArray = Any
 """What a user may pass: a NumPy array, a torch tensor, a `Float8E4M3` or an `ArraySpec`. A field of
@@ -188,6 +189,34 @@ def as_array(value: Any) -> Array | None:
         f"must be a NumPy array or a torch tensor; got {type(value).__module__}."
         f"{type(value).__qualname__}"
     )
+
+
+def handle(rules: Rules, field: str, value: Any) -> Array | None:
+    """`as_array`, with a value of the wrong type as a broken rule (and `None`)."""
+    try:
+        return as_array(value)
+    except TypeError as error:
+        rule, _, got = str(error).partition("; got ")
+        rules.broken(field, rule, got, about_type=True)
+        return None
+
+
+def own_handle(owner: object, field: str, required: bool = False) -> None:
+    """Put the handle of an array in place of the array in a field of a frozen object.
+
+    Raises:
+        TypeError: it is no array, or is required and `None`.
+    """
+    value = getattr(owner, field)
+    if value.__class__ is Array or (value is None and not required):
+        return
+    try:
+        array = as_array(value)
+    except TypeError as error:
+        raise TypeError(f"{type(owner).__name__}: {field} {error}") from None
+    if array is None:
+        raise TypeError(f"{type(owner).__name__}: {field} must be given; got None")
+    object.__setattr__(owner, field, array)
 
 
 def index_values(array: Array) -> np.ndarray:

@@ -19,6 +19,7 @@ from tkg.backends.cpu.library import (
 )
 from tkg.backends.cpu.limits import unsupported
 from tkg.backends.cpu.parts import prepare
+from tkg.backends.cpu.repeats import repeat
 
 __all__ = [
     "attention_block",
@@ -29,6 +30,7 @@ __all__ = [
     "measure_read_bandwidth",
     "output_projection",
     "prepare",
+    "repeat",
     "set_num_threads",
     "unavailable",
     "unsupported",

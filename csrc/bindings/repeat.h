@@ -1,0 +1,86 @@
+// Steps like one that was checked.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "bindings/arrays.h"
+#include "core/placement.h"
+#include "core/team.h"
+#include "core/variant.h"
+#include "core/workspace.h"
+
+namespace tkg {
+
+// The arrays of a step, as the caller has them.
+struct StepArrays {
+    nb::handle x, k, v, block_table, pos_ids, cos, sin;
+};
+
+// A step over a cache, to be taken again. What was checked of it holds for a step whose arrays have
+// the same forms and whose caches are the same memory. What depends on values, positions and the
+// block table, is looked at each time. Tokens go where they belong (core/placement.h).
+class Repeat {
+public:
+    // `wide`: pos_ids are int64, otherwise int32. `blocks` of a block cache. `make_out` makes an
+    // array for the output.
+    Repeat(const Layer& layer, const Step& step, const StepArrays& arrays, bool wide,
+           std::int64_t blocks, nb::object make_out)
+        : layer_(layer),
+          step_(step),
+          x_(arrays.x),
+          k_(arrays.k),
+          v_(arrays.v),
+          block_table_(arrays.block_table),
+          pos_ids_(arrays.pos_ids),
+          cos_(arrays.cos),
+          sin_(arrays.sin),
+          wide_(wide),
+          blocks_(blocks),
+          make_out_(std::move(make_out)) {}
+
+    // The output; None, and nothing is done, for a step that must be checked like a first one.
+    nb::object run(const StepArrays& arrays) const {
+        Step step = step_;
+        Address positions = 0;
+        if (!find(arrays, step, positions)) return nb::none();
+        const Placement placement =
+            wide_ ? Placement(step, layer_.window, blocks_, at<const std::int64_t>(positions))
+                  : Placement(step, layer_.window, blocks_, at<const std::int32_t>(positions));
+        if (!placement.legal()) return nb::none();
+        step.start = placement.start();
+        step.slots = placement.slots();
+        const std::int64_t bytes =
+            step.batch * step.tokens * layer_.kv_heads * layer_.d_head * size_of(step.cache_dtype);
+        const auto added =
+            std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(2 * bytes));
+        step.k_new = reinterpret_cast<Address>(added.get());
+        step.v_new = step.k_new + static_cast<Address>(bytes);
+        nb::object out = make_out_();
+        if (!Form(out).find(out, step.out)) return nb::none();
+        const nb::gil_scoped_release release;
+        variant().attention_block(layer_, step, team(), workspace());
+        return out;
+    }
+
+private:
+    // Whether all arrays have their forms; where they are.
+    bool find(const StepArrays& arrays, Step& step, Address& positions) const {
+        Address k = 0, v = 0;
+        return x_.find(arrays.x, step.x) && pos_ids_.find(arrays.pos_ids, positions) &&
+               cos_.find(arrays.cos, step.cos) && sin_.find(arrays.sin, step.sin) &&
+               block_table_.find(arrays.block_table, step.block_table) &&
+               k_.find(arrays.k, k, true) && k == step.k.data && v_.find(arrays.v, v, true) &&
+               v == step.v.data;
+    }
+
+    Layer layer_;
+    Step step_;
+    Form x_, k_, v_, block_table_, pos_ids_, cos_, sin_;
+    bool wide_;
+    std::int64_t blocks_;
+    nb::object make_out_;
+};
+
+}  // namespace tkg
