@@ -114,14 +114,16 @@ void attention_block(const Layer& layer, const Step& step) {
 
 void repeat(Repeat* self, const Layer& layer, const Step& step, nb::handle x, nb::handle k,
             nb::handle v, nb::handle block_table, nb::handle pos_ids, nb::handle cos,
-            nb::handle sin, bool wide, std::int64_t blocks, nb::object make_out) {
-    new (self) Repeat(layer, step, {x, k, v, block_table, pos_ids, cos, sin}, wide, blocks,
-                      std::move(make_out));
+            nb::handle sin, nb::handle slots, std::int64_t blocks, std::int64_t row_slots,
+            Indices::Type positions_type, Indices::Type slots_type, nb::object make_out) {
+    new (self) Repeat(layer, step, {x, k, v, block_table, pos_ids, cos, sin, slots},
+                      {blocks, row_slots, positions_type, slots_type}, std::move(make_out));
 }
 
 nb::object run_repeat(const Repeat& self, nb::handle x, nb::handle k, nb::handle v,
-                      nb::handle block_table, nb::handle pos_ids, nb::handle cos, nb::handle sin) {
-    return self.run({x, k, v, block_table, pos_ids, cos, sin});
+                      nb::handle block_table, nb::handle pos_ids, nb::handle cos, nb::handle sin,
+                      nb::handle slots) {
+    return self.run({x, k, v, block_table, pos_ids, cos, sin, slots});
 }
 
 void output_projection(const Linear& linear, nb::handle attention, DType x_dtype,
@@ -186,13 +188,19 @@ NB_MODULE(_core, m) {
         nb::arg("prior"), nb::arg("start").none(), nb::arg("mask").none(), nb::arg("slots").none(),
         nb::arg("softmax_scale"), nb::arg("attention_scale"), nb::arg("k_new").none(),
         nb::arg("v_new").none(), nb::arg("out").none());
+    nb::enum_<Indices::Type>(m, "Indices")
+        .value("int32", Indices::Type::int32)
+        .value("uint32", Indices::Type::uint32)
+        .value("int64", Indices::Type::int64);
     nb::class_<Repeat>(m, "Repeat")
         .def("__init__", &repeat, nb::arg("layer"), nb::arg("step"), nb::arg("x"), nb::arg("k"),
              nb::arg("v"), nb::arg("block_table").none(), nb::arg("pos_ids"), nb::arg("cos").none(),
-             nb::arg("sin").none(), nb::arg("wide"), nb::arg("blocks"), nb::arg("make_out"))
+             nb::arg("sin").none(), nb::arg("slots").none(), nb::arg("blocks"),
+             nb::arg("row_slots"), nb::arg("positions_type"), nb::arg("slots_type"),
+             nb::arg("make_out"))
         .def("__call__", &run_repeat, nb::arg("x").none(), nb::arg("k"), nb::arg("v"),
              nb::arg("block_table").none(), nb::arg("pos_ids").none(), nb::arg("cos").none(),
-             nb::arg("sin").none());
+             nb::arg("sin").none(), nb::arg("slots").none());
 
     m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("step"));
     m.def("output_projection", &output_projection, nb::arg("linear"), nb::arg("attention"),

@@ -15,18 +15,23 @@ namespace tkg {
 
 // The arrays of a step, as the caller has them.
 struct StepArrays {
-    nb::handle x, k, v, block_table, pos_ids, cos, sin;
+    nb::handle x, k, v, block_table, pos_ids, cos, sin, slots;
+};
+
+// What a step's cache holds, and what numbers its positions and slots are.
+struct RepeatTypes {
+    std::int64_t blocks, row_slots;  // of a block cache, of a flat one
+    Indices::Type positions, slots;
 };
 
 // A step over a cache, to be taken again. What was checked of it holds for a step whose arrays have
 // the same forms and whose caches are the same memory. What depends on values, positions and the
-// block table, is looked at each time. Tokens go where they belong (core/placement.h).
+// block table, is looked at each time (core/placement.h).
 class Repeat {
 public:
-    // `wide`: pos_ids are int64, otherwise int32. `blocks` of a block cache. `make_out` makes an
-    // array for the output.
-    Repeat(const Layer& layer, const Step& step, const StepArrays& arrays, bool wide,
-           std::int64_t blocks, nb::object make_out)
+    // `make_out` makes an array for the output.
+    Repeat(const Layer& layer, const Step& step, const StepArrays& arrays, RepeatTypes types,
+           nb::object make_out)
         : layer_(layer),
           step_(step),
           x_(arrays.x),
@@ -36,18 +41,19 @@ public:
           pos_ids_(arrays.pos_ids),
           cos_(arrays.cos),
           sin_(arrays.sin),
-          wide_(wide),
-          blocks_(blocks),
+          slots_(arrays.slots),
+          types_(types),
           make_out_(std::move(make_out)) {}
 
     // The output; None, and nothing is done, for a step that must be checked like a first one.
     nb::object run(const StepArrays& arrays) const {
         Step step = step_;
-        Address positions = 0;
-        if (!find(arrays, step, positions)) return nb::none();
-        const Placement placement =
-            wide_ ? Placement(step, layer_.window, blocks_, at<const std::int64_t>(positions))
-                  : Placement(step, layer_.window, blocks_, at<const std::int32_t>(positions));
+        Indices positions{0, types_.positions}, slots{0, types_.slots};
+        if (!find(arrays, step) || !pos_ids_.find(arrays.pos_ids, positions.data) ||
+            !slots_.find(arrays.slots, slots.data))
+            return nb::none();
+        const Placement placement(step, layer_.window, types_.blocks, types_.row_slots, positions,
+                                  slots);
         if (!placement.legal()) return nb::none();
         step.start = placement.start();
         step.slots = placement.slots();
@@ -65,11 +71,11 @@ public:
     }
 
 private:
-    // Whether all arrays have their forms; where they are.
-    bool find(const StepArrays& arrays, Step& step, Address& positions) const {
+    // Whether the arrays that the kernels read have their forms; where they are.
+    bool find(const StepArrays& arrays, Step& step) const {
         Address k = 0, v = 0;
-        return x_.find(arrays.x, step.x) && pos_ids_.find(arrays.pos_ids, positions) &&
-               cos_.find(arrays.cos, step.cos) && sin_.find(arrays.sin, step.sin) &&
+        return x_.find(arrays.x, step.x) && cos_.find(arrays.cos, step.cos) &&
+               sin_.find(arrays.sin, step.sin) &&
                block_table_.find(arrays.block_table, step.block_table) &&
                k_.find(arrays.k, k, true) && k == step.k.data && v_.find(arrays.v, v, true) &&
                v == step.v.data;
@@ -77,9 +83,8 @@ private:
 
     Layer layer_;
     Step step_;
-    Form x_, k_, v_, block_table_, pos_ids_, cos_, sin_;
-    bool wide_;
-    std::int64_t blocks_;
+    Form x_, k_, v_, block_table_, pos_ids_, cos_, sin_, slots_;
+    RepeatTypes types_;
     nb::object make_out_;
 };
 

@@ -22,7 +22,7 @@ from tkg.contract.call_rules import checked
 from tkg.contract.errors import Rules
 from tkg.contract.linear_rules import check_linear
 from tkg.contract.projection import ProjectionCall, checked_attention
-from tkg.repeats import Repeats
+from tkg.contract.repeats import Repeats
 
 _STEP_NAMES = {"slot_ids": "slots", "cos": "rope[0]", "sin": "rope[1]"}
 _PROJECTION_NAMES = {"attention": "x as [in, rows, 1, 1]", "projection.weight": "linear.weight"}
@@ -126,12 +126,11 @@ class AttentionBlock:
         """
         rules = Rules("AttentionBlock", _STEP_NAMES)
         angles = _angles(rules, rope)
-        if slots is None and not validate and rules.unbroken:
-            repeat = self._repeats.of(cache)
-            if repeat is not None:
-                out = repeat(x, *cache.sources, pos_ids, *angles)
-                if out is not None:
-                    return out
+        repeat = self._repeats.of(cache)
+        if repeat is not None and not validate and rules.unbroken:
+            out = repeat(x, *cache.sources, pos_ids, *angles, slots)
+            if out is not None:
+                return out
         return self._checked_step(rules, x, cache, pos_ids, angles, slots=slots, validate=validate)
 
     def _checked_step(
@@ -174,8 +173,8 @@ class AttentionBlock:
         out = api.run_block(call, self.backend)[0]
         if block.out is not None:
             out = out.reshape(call.batch, call.tokens, -1)
-        if slots is None and not validate and self._repeat is not None:
-            self._repeats.keep(cache, self._repeat(call, tuple(out.shape)))
+        if self._repeat is not None:
+            self._repeats.keep(cache, self._repeat(call, given_slots, tuple(out.shape)))
         return out
 
 

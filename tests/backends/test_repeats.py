@@ -75,7 +75,7 @@ class Kind:
             k = np.ascontiguousarray(k.swapaxes(2, 3))
         return tkg.KVCache(self.own(k), self.own(v), transposed, table, scale)
 
-    def step(self, rng: np.random.Generator, tokens: int = 1) -> Step:
+    def step(self, rng: np.random.Generator, tokens: int = 1, slots: str = "") -> Step:
         positions = rng.integers(0, CAPACITY - tokens + 1, (BATCH, 1)) + np.arange(tokens)
         positions = positions.astype(np.int32)
         x = rng.standard_normal((BATCH, tokens, HIDDEN), np.float32).astype(self.x)
@@ -84,7 +84,17 @@ class Kind:
             "x": self.own(x),
             "pos_ids": self.own(positions),
             "rope": None if self.rope is None else tuple(map(self.own, rope)),
+            "slots": self.own(self.free_slots(rng, tokens).astype(slots)) if slots else None,
         }
+
+    def free_slots(self, rng: np.random.Generator, tokens: int) -> np.ndarray:
+        """Where tokens may go by the rules, though not where they belong; some are skipped."""
+        if self.layout == "block":
+            pages = BATCH * CAPACITY // BLOCK_LEN + SPARE
+            drawn = rng.permutation(pages * BLOCK_LEN)[: BATCH * tokens].reshape(BATCH, tokens)
+        else:
+            drawn = np.stack([rng.permutation(CAPACITY)[:tokens] for _ in range(BATCH)])
+        return np.where(rng.random(drawn.shape) < 0.2, 2**32 - 1, drawn)
 
 
 KINDS = (
@@ -125,7 +135,7 @@ def copied(cache: tkg.KVCache) -> tkg.KVCache:
 def outcome(layer: tkg.AttentionBlock, cache: tkg.KVCache, step: Step) -> Any:
     """The output, or the error."""
     try:
-        return layer(step["x"], cache, step["pos_ids"], rope=step["rope"])
+        return layer(step["x"], cache, step["pos_ids"], rope=step["rope"], slots=step["slots"])
     except (TypeError, ValueError) as error:
         return type(error), str(error)
 
@@ -149,16 +159,19 @@ def assert_like_a_first_step(
     return got
 
 
+@pytest.mark.parametrize("slots", ["", "uint32", "int64"])
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_later_steps_are_checked_by_the_core_alone(
-    kind: Kind, tokens: int, checks: list[str]
+    kind: Kind, tokens: int, slots: str, checks: list[str]
 ) -> None:
+    if slots == "uint32" and kind.library == "torch":
+        slots = "int64"
     rng = np.random.default_rng(0)
     layer, cache = kind.layer(), kind.make_cache()
-    layer(cache=cache, **kind.step(rng, tokens))
+    layer(cache=cache, **kind.step(rng, tokens, slots))
     for _ in range(5):
-        step = kind.step(rng, tokens)
+        step = kind.step(rng, tokens, slots)
         copy = copied(cache)
         checks.clear()
         got = layer(cache=cache, **step)
@@ -202,6 +215,10 @@ def _read_only(which: int) -> Callable[[Step, tkg.KVCache], Step]:
     return change
 
 
+def _slots(slots: list[Any]) -> Callable[[Step, tkg.KVCache], Step]:
+    return lambda step, cache: step | {"slots": np.array(slots)}
+
+
 def _angles(change: Callable[[np.ndarray], Any]) -> Callable[[Step, tkg.KVCache], Step]:
     return lambda step, cache: step | {"rope": tuple(map(change, step["rope"]))}
 
@@ -234,6 +251,14 @@ CHANGES: dict[str, Callable[[Step, tkg.KVCache], Step]] = {
     "half angles": _angles(lambda t: t.astype(np.float16)),
     "angles of another shape": _angles(lambda t: t[1:]),
     "angles strided": _angles(lambda t: np.repeat(t, 2, 0)[::2]),
+    "slots": _slots([[3, 4], [9, 1]]),
+    "slots that are skipped": _slots([[-1, 4], [9, -1]]),
+    "slots below": _slots([[3, -2], [9, 1]]),
+    "slots beyond": _slots([[3, 4], [9, 1 << 20]]),
+    "slots twice in a row": _slots([[3, 3], [9, 1]]),
+    "slots twice in two rows": _slots([[3, 4], [4, 5]]),
+    "first slots": _slots([[3], [9]]),
+    "slots of no row": _slots([3, 9]),
     "K read-only": _read_only(0),
     "V read-only": _read_only(1),
     "one slot twice": _twice,
@@ -252,14 +277,15 @@ def test_a_step_unlike_the_one_before(change: str, layout: str) -> None:
         return
     kind, rng = Kind(layout=layout), np.random.default_rng(0)
     layer, cache = kind.layer(), kind.make_cache()
+    slots = "int64" if "slots" in change else ""
     for _ in range(2):
-        assert_like_a_first_step(kind, layer, cache, kind.step(rng, tokens=2))
-    for _ in range(3):
-        step = CHANGES[change](kind.step(rng, tokens=2), cache)
+        assert_like_a_first_step(kind, layer, cache, kind.step(rng, 2, slots))
+    for _ in range(2):
+        step = CHANGES[change](kind.step(rng, 2, slots), cache)
         assert_like_a_first_step(kind, layer, cache, step)
     for array in cache.sources[:2]:
         array.flags.writeable = True
-    assert_like_a_first_step(kind, layer, cache, kind.step(rng, tokens=2))
+    assert_like_a_first_step(kind, layer, cache, kind.step(rng, 2, slots))
 
 
 def test_what_the_changes_cover() -> None:
@@ -271,7 +297,9 @@ def test_what_the_changes_cover() -> None:
         step = CHANGES[change](kind.step(rng, tokens=2), cache)
         refused[change] = isinstance(outcome(kind.layer(), cache, step), tuple)
     legal = [change for change, error in refused.items() if not error]
-    assert {"padded row", "wide positions", "x in half", "half angles", "x strided"} <= set(legal)
+    expected = {"padded row", "wide positions", "x in half", "half angles", "x strided"}
+    expected |= {"slots", "slots that are skipped", "first slots"}
+    assert expected <= set(legal)
     assert len(legal) < len(refused) / 2
 
 
@@ -282,7 +310,7 @@ def test_random_steps(checks: list[str]) -> None:
         layer, cache = kind.layer(), kind.make_cache()
         for _ in range(12):
             tokens = int(rng.choice([1, 1, 1, 2]))
-            step = kind.step(rng, tokens)
+            step = kind.step(rng, tokens, str(rng.choice(["", "", "int64"])))
             if rng.random() < 0.2:
                 positions = back(step["pos_ids"]).copy()
                 positions[rng.integers(BATCH)] += rng.choice([-40, 1, 40])

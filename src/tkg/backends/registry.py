@@ -11,7 +11,7 @@ and, where its arrays are not always on the device that the table names:
 and, where what it rounds on the way depends on the machine:
     computes() -> str                               see `tkg.testing.budgets`
 and, where it can take a step like one that it has taken at less cost:
-    repeat(call, shape) -> function or None         see `tkg.repeats`
+    repeat(call, slots, shape) -> Repeat or None    see `tkg.contract.repeats`
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,35 +12,42 @@ from tkg.backends.cpu.calls import step
 from tkg.backends.cpu.library import core
 from tkg.contract.arrays import Array
 from tkg.contract.block import BlockCall
-
-WIDE = {"int32": False, "int64": True}
-"""Dtypes of positions that the core reads by itself, and whether they have 64 bits."""
+from tkg.contract.repeats import Repeat
 
 
-def repeat(call: BlockCall, shape: tuple[int, ...]) -> Callable[..., Any] | None:
-    """See `tkg.backends.registry`. For plain arrays that the core can read where they are."""
+def repeat(call: BlockCall, slots: Array | None, shape: tuple[int, ...]) -> Repeat | None:
+    """See `tkg.contract.repeats`. For plain arrays that the core can read where they are."""
     cache, positions, table = call.cache, call.pos_ids, call.cache.block_table
-    small = [call.x, call.cos, call.sin, table, positions]
-    if positions is None or positions.dtype not in WIDE:
-        return None
-    if not all(_plain(array) for array in (cache.k, cache.v)):
+    small = [call.x, positions, call.cos, call.sin, slots, table]
+    if positions is None or not all(_plain(array) for array in (cache.k, cache.v)):
         return None
     if not all(array is None or (_plain(array) and _contiguous(array)) for array in small):
         return None
     if call.cos is not None and not call.cos.dtype == call.sin.dtype == "float32":
         return None
+    if slots is not None and slots.shape[1] != call.tokens:
+        return None
     cos, sin = (None if array is None else array.numpy() for array in (call.cos, call.sin))
     library = np if call.x.kind == "numpy" else sys.modules["torch"]
+    x, *others = (None if array is None else array.source for array in small[:5])
     return core().Repeat(
         call.block.prepared.part,
         step(call, call.x.numpy(), cos, sin),
-        call.x.source,
+        x,
         *cache.sources,
-        *(None if array is None else array.source for array in (positions, call.cos, call.sin)),
-        wide=WIDE[positions.dtype],
+        *others,
         blocks=cache.geometry.outer,
+        row_slots=cache.geometry.length,
+        positions_type=_indices(positions.dtype),
+        slots_type=_indices(positions.dtype if slots is None else slots.dtype),
         make_out=functools.partial(library.empty, shape, dtype=call.x.source.dtype),
     )
+
+
+@functools.cache
+def _indices(dtype: str) -> Any:
+    """The core's word for a dtype of positions or slots."""
+    return getattr(core().Indices, dtype)
 
 
 def _plain(array: Array) -> bool:
