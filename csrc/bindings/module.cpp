@@ -112,31 +112,49 @@ void attention_block(const Layer& layer, const Step& step) {
     variant().attention_block(layer, step, team(), workspace());
 }
 
-void repeat(Repeat* self, const Layer& layer, const Step& step, nb::handle x, nb::handle k,
-            nb::handle v, nb::handle block_table, nb::handle pos_ids, nb::handle cos,
-            nb::handle sin, nb::handle slots, std::int64_t blocks, std::int64_t row_slots,
-            Indices::Type positions_type, Indices::Type slots_type, nb::object make_out) {
-    new (self) Repeat(layer, step, {x, k, v, block_table, pos_ids, cos, sin, slots},
-                      {blocks, row_slots, positions_type, slots_type}, std::move(make_out));
+void repeated_step(RepeatedStep* self, const Layer& layer, const Step& step, nb::handle x,
+                   nb::handle k, nb::handle v, nb::handle block_table, nb::handle pos_ids,
+                   nb::handle cos, nb::handle sin, nb::handle slots, std::int64_t blocks,
+                   std::int64_t row_slots, Indices::Type positions_type, Indices::Type slots_type,
+                   nb::object make_out) {
+    new (self) RepeatedStep(layer, step, {x, k, v, block_table, pos_ids, cos, sin, slots},
+                            {blocks, row_slots, positions_type, slots_type}, std::move(make_out));
 }
 
-nb::object run_repeat(const Repeat& self, nb::handle x, nb::handle k, nb::handle v,
-                      nb::handle block_table, nb::handle pos_ids, nb::handle cos, nb::handle sin,
-                      nb::handle slots) {
+nb::object run_step(const RepeatedStep& self, nb::handle x, nb::handle k, nb::handle v,
+                    nb::handle block_table, nb::handle pos_ids, nb::handle cos, nb::handle sin,
+                    nb::handle slots) {
     return self.run({x, k, v, block_table, pos_ids, cos, sin, slots});
+}
+
+// [in, rows, 1, 1] or [D, B, N, S], out 0.
+Projection projection_of(const Linear& linear, const View& attention, DType x_dtype) {
+    Projection call{linear,
+                    attention.address(),
+                    attention.size(0),
+                    attention.size(1),
+                    attention.size(2),
+                    attention.size(3)};
+    for (int axis = 0; axis < 4; ++axis) call.strides[axis] = attention.stride(axis);
+    call.x_dtype = x_dtype;
+    return call;
 }
 
 void output_projection(const Linear& linear, nb::handle attention, DType x_dtype,
                        bool transposed_out, std::int64_t lnc, nb::handle out) {
     const View view(attention);
-    Projection call{linear, view.address(), view.size(0), view.size(1), view.size(2), view.size(3)};
-    for (int axis = 0; axis < 4; ++axis) call.strides[axis] = view.stride(axis);
-    call.x_dtype = x_dtype;
+    Projection call = projection_of(linear, view, x_dtype);
     call.transposed_out = transposed_out;
     call.lnc = lnc;
     call.out = address(out);
     const nb::gil_scoped_release release;
     variant().output_projection(call, team(), workspace());
+}
+
+void repeated_projection(RepeatedProjection* self, const Linear& linear, nb::handle attention,
+                         DType x_dtype, nb::handle x, nb::object make_out) {
+    new (self)
+        RepeatedProjection(projection_of(linear, View(attention), x_dtype), x, std::move(make_out));
 }
 
 }  // namespace
@@ -192,15 +210,20 @@ NB_MODULE(_core, m) {
         .value("int32", Indices::Type::int32)
         .value("uint32", Indices::Type::uint32)
         .value("int64", Indices::Type::int64);
-    nb::class_<Repeat>(m, "Repeat")
-        .def("__init__", &repeat, nb::arg("layer"), nb::arg("step"), nb::arg("x"), nb::arg("k"),
-             nb::arg("v"), nb::arg("block_table").none(), nb::arg("pos_ids"), nb::arg("cos").none(),
-             nb::arg("sin").none(), nb::arg("slots").none(), nb::arg("blocks"),
-             nb::arg("row_slots"), nb::arg("positions_type"), nb::arg("slots_type"),
-             nb::arg("make_out"))
-        .def("__call__", &run_repeat, nb::arg("x").none(), nb::arg("k"), nb::arg("v"),
+    nb::class_<RepeatedStep>(m, "RepeatedStep")
+        .def("__init__", &repeated_step, nb::arg("layer"), nb::arg("step"), nb::arg("x"),
+             nb::arg("k"), nb::arg("v"), nb::arg("block_table").none(), nb::arg("pos_ids"),
+             nb::arg("cos").none(), nb::arg("sin").none(), nb::arg("slots").none(),
+             nb::arg("blocks"), nb::arg("row_slots"), nb::arg("positions_type"),
+             nb::arg("slots_type"), nb::arg("make_out"))
+        .def("__call__", &run_step, nb::arg("x").none(), nb::arg("k"), nb::arg("v"),
              nb::arg("block_table").none(), nb::arg("pos_ids").none(), nb::arg("cos").none(),
              nb::arg("sin").none(), nb::arg("slots").none());
+
+    nb::class_<RepeatedProjection>(m, "RepeatedProjection")
+        .def("__init__", &repeated_projection, nb::arg("linear"), nb::arg("attention"),
+             nb::arg("x_dtype"), nb::arg("x"), nb::arg("make_out"))
+        .def("__call__", &RepeatedProjection::run, nb::arg("x").none());
 
     m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("step"));
     m.def("output_projection", &output_projection, nb::arg("linear"), nb::arg("attention"),

@@ -1,4 +1,4 @@
-// Steps like one that was checked.
+// Steps and projections like one that was checked.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ struct StepArrays {
 };
 
 // What a step's cache holds, and what numbers its positions and slots are.
-struct RepeatTypes {
+struct StepTypes {
     std::int64_t blocks, row_slots;  // of a block cache, of a flat one
     Indices::Type positions, slots;
 };
@@ -27,11 +27,11 @@ struct RepeatTypes {
 // A step over a cache, to be taken again. What was checked of it holds for a step whose arrays have
 // the same forms and whose caches are the same memory. What depends on values, positions and the
 // block table, is looked at each time (core/placement.h).
-class Repeat {
+class RepeatedStep {
 public:
     // `make_out` makes an array for the output.
-    Repeat(const Layer& layer, const Step& step, const StepArrays& arrays, RepeatTypes types,
-           nb::object make_out)
+    RepeatedStep(const Layer& layer, const Step& step, const StepArrays& arrays, StepTypes types,
+                 nb::object make_out)
         : layer_(layer),
           step_(step),
           x_(arrays.x),
@@ -84,7 +84,30 @@ private:
     Layer layer_;
     Step step_;
     Form x_, k_, v_, block_table_, pos_ids_, cos_, sin_, slots_;
-    RepeatTypes types_;
+    StepTypes types_;
+    nb::object make_out_;
+};
+
+// A projection of x [..., in], to be made again of an array of the same form.
+class RepeatedProjection {
+public:
+    RepeatedProjection(const Projection& projection, nb::handle x, nb::object make_out)
+        : projection_(projection), x_(x), make_out_(std::move(make_out)) {}
+
+    // As `RepeatedStep::run`.
+    nb::object run(nb::handle x) const {
+        Projection call = projection_;
+        if (!x_.find(x, call.attention)) return nb::none();
+        nb::object out = make_out_();
+        if (!Form(out).find(out, call.out)) return nb::none();
+        const nb::gil_scoped_release release;
+        variant().output_projection(call, team(), workspace());
+        return out;
+    }
+
+private:
+    Projection projection_;
+    Form x_;
     nb::object make_out_;
 };
 

@@ -22,7 +22,7 @@ from tkg.contract.call_rules import checked
 from tkg.contract.errors import Rules
 from tkg.contract.linear_rules import check_linear
 from tkg.contract.projection import ProjectionCall, checked_attention
-from tkg.contract.repeats import Repeats
+from tkg.contract.repeats import RepeatProjection, Repeats
 
 _STEP_NAMES = {"slot_ids": "slots", "cos": "rope[0]", "sin": "rope[1]"}
 _PROJECTION_NAMES = {"attention": "x as [in, rows, 1, 1]", "projection.weight": "linear.weight"}
@@ -92,7 +92,7 @@ class AttentionBlock:
         self.backend = chosen.name
         module = registry.load(chosen)
         self.block = module.prepare(block)
-        self._repeat = getattr(module, "repeat", None)
+        self._make_repeat = getattr(module, "repeat", None)
         self._repeats = Repeats()
 
     def __call__(
@@ -173,8 +173,8 @@ class AttentionBlock:
         out = api.run_block(call, self.backend)[0]
         if block.out is not None:
             out = out.reshape(call.batch, call.tokens, -1)
-        if self._repeat is not None:
-            self._repeats.keep(cache, self._repeat(call, given_slots, tuple(out.shape)))
+        if self._make_repeat is not None:
+            self._repeats.keep(cache, self._make_repeat(call, given_slots, tuple(out.shape)))
         return out
 
 
@@ -235,7 +235,10 @@ class Projection:
         chosen = registry.choose_for(backend, linear.weight.device, "Projection")
         self.backend = chosen.name
         self.lnc = lnc
-        self.linear = registry.load(chosen).prepare(linear)
+        module = registry.load(chosen)
+        self.linear = module.prepare(linear)
+        self._make_repeat = getattr(module, "repeat_projection", None)
+        self._repeat: RepeatProjection | None = None
 
     def __call__(self, x: AnyArray) -> Any:
         """Project `x` `[..., in]`; returns `[..., out]` in x's dtype.
@@ -243,15 +246,21 @@ class Projection:
         Raises:
             ValueError, TypeError, Unsupported: as `output_projection_tkg`.
         """
+        if self._repeat is not None:
+            out = self._repeat(x)
+            if out is not None:
+                return out
         rules = Rules("Projection", _PROJECTION_NAMES)
-        if x.__class__ is not np.ndarray:
-            _given(rules, "x", x)
-            rules.raise_broken()
+        given = _given(rules, "x", x)
+        rules.raise_broken()
         # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
         attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]
         call = ProjectionCall(attention, self.linear, lnc=self.lnc)
         call = checked_attention(rules, call)
-        return api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
+        out = api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
+        if self._make_repeat is not None and given is not None:
+            self._repeat = self._make_repeat(call, given, tuple(out.shape))
+        return out
 
 
 def rope_tables(

@@ -1,4 +1,4 @@
-"""Steps that a layer can take again.
+"""Steps and projections that can be made again without Python's checks.
 
 A decode loop calls a layer with arrays of the same form at every step. What the contract's checks
 say of one such step, they say of the next, but for what depends on values. A backend's
@@ -18,6 +18,9 @@ Repeat = Callable[..., Any]
 """A function of `(x, k, v, block_table, pos_ids, cos, sin, slots)`, the caller's own arrays. It
 takes a step that is legal beyond doubt and returns its output in `shape`. For any other it does
 nothing and returns `None`: that one is to be checked like a first step."""
+
+RepeatProjection = Callable[[Any], Any]
+"""A function of `x`, likewise; a backend's `repeat_projection(call, x, shape)` returns it."""
 
 
 class Repeats:

@@ -1,18 +1,21 @@
-"""Steps like one that was checked, without Python's checks."""
+"""Steps and projections like one that was checked, without Python's checks."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tkg.backends.cpu.calls import step
 from tkg.backends.cpu.library import core
+from tkg.backends.cpu.parts import core_dtype
 from tkg.contract.arrays import Array
 from tkg.contract.block import BlockCall
-from tkg.contract.repeats import Repeat
+from tkg.contract.projection import ProjectionCall
+from tkg.contract.repeats import Repeat, RepeatProjection
 
 
 def repeat(call: BlockCall, slots: Array | None, shape: tuple[int, ...]) -> Repeat | None:
@@ -28,9 +31,8 @@ def repeat(call: BlockCall, slots: Array | None, shape: tuple[int, ...]) -> Repe
     if slots is not None and slots.shape[1] != call.tokens:
         return None
     cos, sin = (None if array is None else array.numpy() for array in (call.cos, call.sin))
-    library = np if call.x.kind == "numpy" else sys.modules["torch"]
     x, *others = (None if array is None else array.source for array in small[:5])
-    return core().Repeat(
+    return core().RepeatedStep(
         call.block.prepared.part,
         step(call, call.x.numpy(), cos, sin),
         x,
@@ -40,8 +42,29 @@ def repeat(call: BlockCall, slots: Array | None, shape: tuple[int, ...]) -> Repe
         row_slots=cache.geometry.length,
         positions_type=_indices(positions.dtype),
         slots_type=_indices(positions.dtype if slots is None else slots.dtype),
-        make_out=functools.partial(library.empty, shape, dtype=call.x.source.dtype),
+        make_out=_maker(call.x, shape),
     )
+
+
+def repeat_projection(
+    call: ProjectionCall, x: Array, shape: tuple[int, ...]
+) -> RepeatProjection | None:
+    """See `tkg.contract.repeats`. For a plain array that the core can read where it is."""
+    if not (_plain(x) and _contiguous(x)):
+        return None
+    return core().RepeatedProjection(
+        call.projection.prepared.part,
+        call.attention.numpy(),
+        core_dtype(x.dtype),
+        x.source,
+        _maker(x, shape),
+    )
+
+
+def _maker(x: Array, shape: tuple[int, ...]) -> Callable[[], Any]:
+    """Makes arrays of x's kind and dtype."""
+    library = np if x.kind == "numpy" else sys.modules["torch"]
+    return functools.partial(library.empty, shape, dtype=x.source.dtype)
 
 
 @functools.cache
