@@ -29,6 +29,7 @@ _BITS = {
 
 _INT32 = np.dtype(np.int32)
 _SKIP_SLOT = np.array(dtypes.SKIP_SLOT)
+_FEW = 64  # numbers that are looked through sooner as a list than as an array
 
 
 @dataclass(frozen=True)
@@ -201,15 +202,12 @@ def handle(rules: Rules, field: str, value: Any) -> Array | None:
         return None
 
 
-def own_handle(owner: object, field: str, required: bool = False) -> None:
+def own_handle(owner: object, field: str, value: Any) -> None:
     """Put the handle of an array in place of the array in a field of a frozen object.
 
     Raises:
-        TypeError: it is no array, or is required and `None`.
+        TypeError: it is no array.
     """
-    value = getattr(owner, field)
-    if value.__class__ is Array or (value is None and not required):
-        return
     try:
         array = as_array(value)
     except TypeError as error:
@@ -220,10 +218,13 @@ def own_handle(owner: object, field: str, required: bool = False) -> None:
 
 
 def index_values(array: Array) -> np.ndarray:
-    """A new int64 array of an index array's values, 2^32-1 (unsigned "none") turned into -1."""
+    """A new int64 array, in C order, of an index array's values, 2^32-1 (unsigned "none") turned
+    into -1."""
     values = array.values()
-    wide = values.astype(np.int64)
-    if values.dtype != _INT32:  # which holds no 2^32-1
+    wide = values.astype(np.int64, order="C")
+    if values.dtype == _INT32:  # holds no 2^32-1
+        return wide
+    if wide.size > _FEW or dtypes.SKIP_SLOT in wide.ravel().tolist():
         wide[wide == _SKIP_SLOT] = -1
     return wide
 

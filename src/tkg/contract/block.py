@@ -30,7 +30,9 @@ class Part:
 
     def __post_init__(self) -> None:
         for name in self._arrays:
-            own_handle(self, name, name in self._required)
+            value = getattr(self, name)
+            if value.__class__ is not Array and (value is not None or name in self._required):
+                own_handle(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ class BlockCall(Part):
             slots = np.where(slots == -1, -1, slots + np.arange(self.tokens))
         if self.start is not None and -1 in self.start.tolist():
             slots[self.start == -1] = -1  # whatever stands behind it
-        return np.ascontiguousarray(slots)
+        return slots
 
     def out_shape(self) -> tuple[int, ...]:
         """Shape of `out` (docs/contract.md, outputs)."""

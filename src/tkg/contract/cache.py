@@ -53,9 +53,9 @@ class KVCache:
     scale: KVScale | None = None
 
     def __post_init__(self) -> None:
-        own_handle(self, "k", required=True)
-        own_handle(self, "v", required=True)
-        own_handle(self, "block_table")
+        for field, value in (("k", self.k), ("v", self.v), ("block_table", self.block_table)):
+            if value.__class__ is not Array and (value is not None or field != "block_table"):
+                own_handle(self, field, value)
 
     @classmethod
     def flat(
