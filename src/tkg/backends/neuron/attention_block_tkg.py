@@ -50,12 +50,13 @@ from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.backends.neuron.prepared_queries import parity_picks, prepare_queries
 from tkg.backends.neuron.qkv_projection_tkg import QkvProjection, QkvScales
 from tkg.backends.neuron.rope_tkg import load_rope
-from tkg.backends.neuron.sbuf_manager import SbufManager
+from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of
 from tkg.contract.quantization import QuantizationType
 
 FEW_TILES = 64  # of a call's context, up to which the tensor engine often waits
 LATE_ROWS = 32  # up to which K and V of the new tokens wait for the first of the cache
 LAST_LOADS = 4  # of Q's weights, that come before what another queue loads next
+WHOLE_X = 50  # times X that QKV's weights have to be, for both cores to read all of it
 
 
 def attention_block_tkg(
@@ -131,14 +132,16 @@ def attention_block_tkg(
     reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
     load_exp(manager)
     clock = Clock(manager)
-    clock.start()
-    x, split = load_input(manager, X, sizes.rows, X_hidden_dim_actual)
+    x, split, whole = load_input(
+        manager, X, W_qkv, sizes.rows, X_hidden_dim_actual, rmsnorm_X_enabled
+    )
     if rmsnorm_X_enabled:
         gamma = None
         if rmsnorm_X_gamma != None:
             gamma = load_gamma(manager, rmsnorm_X_gamma, split)
         eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
-        x = input_norm_tkg(manager, x, split, gamma, eps)
+        x = input_norm_tkg(manager, x, split, gamma, eps, whole=whole)
+    clock.start()
     # What depends on no stage is made before the first of them: later it would wait for their SBUF.
     qkv_scales = QkvScales(
         manager, sizes.sections(), quantization_type_qkv, bias_qkv, weight_dequant_scale_qkv,
@@ -307,8 +310,9 @@ def share_work(batch, context):
     return (0, batch), context
 
 
-def load_input(manager, X, rows, hidden_actual):
-    """(x, split): this core's part of the hidden states."""
+def load_input(manager, X, W_qkv, rows, hidden_actual, normed):
+    """(x, split, whole): this core's part of the hidden states, and where their norm comes next on
+    two cores and they are few beside the weights, both cores' part; else None."""
     if X.buffer == nl.sbuf:
         width = X.shape[3]
         hidden = PMAX * width if hidden_actual == None else hidden_actual
@@ -317,7 +321,11 @@ def load_input(manager, X, rows, hidden_actual):
     else:
         hidden = X.shape[2] if hidden_actual == None else hidden_actual
         split = HiddenSplit(hidden, X.shape[2])
-    return load_hidden(manager, X, split, rows), split
+    weights = W_qkv.shape[1] * bytes_of(W_qkv.dtype)
+    if nl.num_programs(0) == 2 and normed and rows * bytes_of(X.dtype) * WHOLE_X <= weights:
+        whole = load_hidden(manager, X, split.both(), rows, normed)
+        return whole[:, split.first : split.first + split.count, :], split, whole
+    return load_hidden(manager, X, split, rows, normed), split, None
 
 
 def load_exp(manager):
