@@ -35,7 +35,9 @@ def test_rotation(d: int, contiguous: bool) -> None:
     x = rng().standard_normal((d, 7)).astype(np.float32)
 
     def body(sbm):
-        return values_of(apply_matrix(sbm, rotation(sbm, d, contiguous, "turn"), put(sbm, x), "y"))
+        ones = filled(sbm, (d, d), 1.0, "ones")
+        matrix = rotation(sbm, d, contiguous, ones, "turn")
+        return values_of(apply_matrix(sbm, matrix, put(sbm, x), "y"))
 
     (got,) = on_cores(body)
     np.testing.assert_array_equal(got, turned(x, contiguous))
@@ -48,7 +50,9 @@ def test_expansion(d: int, contiguous: bool) -> None:
     x = rng().standard_normal((d // 2, 5)).astype(np.float32)
 
     def body(sbm):
-        return values_of(apply_matrix(sbm, expansion(sbm, d, contiguous, "m"), put(sbm, x), "y"))
+        ones = filled(sbm, (d // 2, d), 1.0, "ones")
+        matrix = expansion(sbm, d, contiguous, ones, "m")
+        return values_of(apply_matrix(sbm, matrix, put(sbm, x), "y"))
 
     (got,) = on_cores(body)
     wanted = np.concatenate([x, x]) if contiguous else np.repeat(x, 2, axis=0)
@@ -69,7 +73,10 @@ def test_selection(d: int, parity: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5, 128])
 def test_identity(size: int) -> None:
-    (got,) = on_cores(lambda sbm: values_of(identity(sbm, size, "i")))
+    def body(sbm):
+        return values_of(identity(sbm, filled(sbm, (size, size), 1.0, "ones"), "i"))
+
+    (got,) = on_cores(body)
     np.testing.assert_array_equal(got, np.eye(size, dtype=np.float32))
 
 

@@ -43,6 +43,7 @@ from tkg.backends.neuron.new_heads import (
     NewHeads,
     load_cache_scales,
     norm_and_rotate,
+    turns_at_once,
 )
 from tkg.backends.neuron.new_tokens import load_sink
 from tkg.backends.neuron.output_columns import OutputColumns
@@ -141,7 +142,6 @@ def attention_block_tkg(
             gamma = load_gamma(manager, rmsnorm_X_gamma, split)
         eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
         x = input_norm_tkg(manager, x, split, gamma, eps, whole=whole)
-    clock.start()
     # What depends on no stage is made before the first of them: later it would wait for their SBUF.
     qkv_scales = QkvScales(
         manager, sizes.sections(), quantization_type_qkv, bias_qkv, weight_dequant_scale_qkv,
@@ -161,7 +161,13 @@ def attention_block_tkg(
     if update_cache:
         where = Slots(manager, (K, V), kv_cache_update_idx, sizes.tokens, K_cache_transposed, block)
     scales = load_cache_scales(manager, k_scale, v_scale)
-    picks = parity_picks(manager, reader)
+    pre = (rmsnorm_QK_pre_rope_enabled, rmsnorm_QK_pre_rope_eps)
+    post = (rmsnorm_QK_post_rope_enabled, rmsnorm_QK_post_rope_eps)
+    q_norms = head_norms("q", pre, rmsnorm_QK_pre_rope_W_Q, post, rmsnorm_QK_post_rope_W_Q)
+    k_norms = head_norms("k", pre, rmsnorm_QK_pre_rope_W_K, post, rmsnorm_QK_post_rope_W_K)
+    # Where nothing comes between, the queries are turned into their parts at once.
+    at_once = not skip_attention and turns_at_once(tables, q_norms)
+    picks = parity_picks(manager, reader, at_once)
     columns = None
     if W_out != None:
         share = hidden_share(W_out.shape[1])[1]
@@ -175,16 +181,12 @@ def attention_block_tkg(
     projection.project(q, 0, "q")
     projected = projection.ring.loads[-1:]
     reader.come_after(projection.ring.loads[-LAST_LOADS : 1 - LAST_LOADS], W_qkv)
-    pre = (rmsnorm_QK_pre_rope_enabled, rmsnorm_QK_pre_rope_eps)
-    post = (rmsnorm_QK_post_rope_enabled, rmsnorm_QK_post_rope_eps)
-    q_norms = head_norms("q", pre, rmsnorm_QK_pre_rope_W_Q, post, rmsnorm_QK_post_rope_W_Q)
-    k_norms = head_norms("k", pre, rmsnorm_QK_pre_rope_W_K, post, rmsnorm_QK_post_rope_W_K)
     heads.prepare(projection, k_norms, tables, scales)
     late = not skip_attention and sizes.rows <= LATE_ROWS
     if not late:
         heads.make()
         manager.close_scope()
-    norm_and_rotate(manager, q, q_norms, tables, sizes.parts)
+    norm_and_rotate(manager, q, q_norms, None if at_once else tables, sizes.parts)
     new = heads.new
     landmarks = Landmarks()
     if skip_attention:
@@ -192,7 +194,9 @@ def attention_block_tkg(
         heads.make_rows()
     else:
         scale = sizes.d_head**-0.5 if softmax_scale == None else softmax_scale
-        queries = prepare_queries(manager, q, scale, picks, new, (X.dtype, K.dtype))
+        dtypes = (X.dtype, K.dtype)
+        turns = tables if at_once else None
+        queries = prepare_queries(manager, q, scale, picks, new, dtypes, turns)
         shared = here.groups < context.groups
         if late:
             queries.made_by(heads)
@@ -200,6 +204,7 @@ def attention_block_tkg(
         if late:
             manager.close_scope()
         heads.make_rows()
+        clock.start()
         clock.keep(projected)
         if here.tiles() * rows[1] * sizes.kv_heads <= FEW_TILES:
             clock.keep(projection.ring.loads[-1:] if late else landmarks.scored)

@@ -12,7 +12,14 @@ count, it squares its half and the sums are exchanged.
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX, copy, exchange, load_small, reciprocal_root
+from tkg.backends.neuron.layout import (
+    BANK,
+    PMAX,
+    copy,
+    exchange,
+    load_small,
+    reciprocal_root,
+)
 from tkg.backends.neuron.matrices import filled
 from tkg.backends.neuron.sbuf_manager import SMALL
 
@@ -162,14 +169,17 @@ def square_sums(sbm, x, split, name):
     """[P, R] float32: the sums of the squares of x [P, J, R] on each partition."""
     partitions, columns, rows = x.shape
     by_row = x.permute((0, 2, 1))
-    squares = sbm.stack(by_row.shape, nl.float32, name + ".squares")
+    if rows * columns <= BANK:
+        squares = nl.ndarray(by_row.shape, nl.float32, buffer=nl.psum)
+    else:
+        squares = sbm.stack(by_row.shape, nl.float32, name + ".squares")
     sums = sbm.stack((partitions, rows), nl.float32, name + ".sums")
     if rows == 1 and split.last == 0:
         # Scalar adds up what it squares, over all that an instruction takes.
         nisa.activation_reduce(squares, nl.square, by_row, nl.add, sums)
         return sums
     if split.last > 0:
-        nisa.memset(squares, 0.0, engine=nisa.engine.gpsimd)
+        nisa.memset(squares, 0.0)
     for height, first, count in split.areas():
         here = slice(first, first + count)
         nisa.activation(squares[0:height, :, here], nl.square, by_row[0:height, :, here])
