@@ -8,7 +8,6 @@ import pytest
 from tests.neuron.on_chip import close, on_cores, put, rng, values_of
 from tkg.backends.neuron.matrices import (
     apply_matrix,
-    expansion,
     filled,
     identity,
     rotation,
@@ -41,22 +40,6 @@ def test_rotation(d: int, contiguous: bool) -> None:
 
     (got,) = on_cores(body)
     np.testing.assert_array_equal(got, turned(x, contiguous))
-
-
-@pytest.mark.parametrize("contiguous", [True, False])
-@pytest.mark.parametrize("d", SIZES)
-def test_expansion(d: int, contiguous: bool) -> None:
-    """One value a pair, on both of its elements."""
-    x = rng().standard_normal((d // 2, 5)).astype(np.float32)
-
-    def body(sbm):
-        ones = filled(sbm, (d // 2, d), 1.0, "ones")
-        matrix = expansion(sbm, d, contiguous, ones, "m")
-        return values_of(apply_matrix(sbm, matrix, put(sbm, x), "y"))
-
-    (got,) = on_cores(body)
-    wanted = np.concatenate([x, x]) if contiguous else np.repeat(x, 2, axis=0)
-    np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize("parity", [0, 1])

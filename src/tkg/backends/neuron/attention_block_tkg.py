@@ -130,7 +130,7 @@ def attention_block_tkg(
     table = None
     if block:
         table = block_rows(manager, active_blocks_table, here, V.shape[0], V.shape[1])
-    reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
+    reader = CacheReader(manager, K, V, here, K_cache_transposed, table, rows[1])
     load_exp(manager)
     clock = Clock(manager)
     x, split, whole = load_input(

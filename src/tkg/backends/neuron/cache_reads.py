@@ -32,11 +32,12 @@ class CacheReader(nl.NKIObject):
 
     `K`, `V` in HBM: flat [B, kv, S_max, d] (K transposed: [B, kv, d, S_max]) or block
     [blocks, block_len, kv, d]; uint8: the codes of float8_e4m3fn, which come out as bfloat16.
-    `rows`: for a block cache, the run of each (partition, group, b).
+    `rows`: for a block cache, the run of each (partition, group, b). `batch`: how many rows of the
+    batch are read here, if not all.
     `loads` collects the instructions that read the caches.
     """
 
-    def __init__(self, sbm, K, V, context, transposed, rows):
+    def __init__(self, sbm, K, V, context, transposed, rows, batch=0):
         self.K = K
         self.V = V
         self.context = context
@@ -59,8 +60,10 @@ class CacheReader(nl.NKIObject):
         self.key_width = width // self.key_parts
         keys = (self.key_width, self.key_parts, run * PMAX * (2 if self.paired else 1))
         # Where there is little of V, what is left to do when it has come counts most.
-        batch = V.shape[0] if rows == None else rows.runs.shape[2]
-        self.fine = batch * context.groups <= FINE_TILES
+        self.batch = V.shape[0] if rows == None else rows.runs.shape[2]
+        self.fine = self.batch * context.groups <= FINE_TILES
+        if batch > 0:
+            self.batch = batch
         # What else GpSimd would do, where it has many gathers to start.
         self.by = nisa.engine.gpsimd
         if rows != None and not self.fine:
@@ -102,7 +105,7 @@ class CacheReader(nl.NKIObject):
 
     def gathers_of_both(self):
         """How many DMAs gather the keys and values of all rows."""
-        units = self.rows.runs.shape[2] * self.K.shape[2] * self.context.groups
+        units = self.batch * self.K.shape[2] * self.context.groups
         return 2 * units * len(self.pieces_of(self.V))
 
     def note(self, load, elements, dtype):
@@ -291,7 +294,7 @@ class CacheReader(nl.NKIObject):
             return False
         if self.by == nisa.engine.gpsimd:
             return self.pieces % 3 == 0
-        tiles = self.rows.runs.shape[2] * self.K.shape[2] * self.context.groups
+        tiles = self.batch * self.K.shape[2] * self.context.groups
         return self.pieces % 2 == 0 and self.value_turn > tiles - LAST_TILES
 
     def clear(self, values, slots):

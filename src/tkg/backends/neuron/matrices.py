@@ -81,21 +81,6 @@ def rotation(sbm, d_head, contiguous, ones, name, block=WHOLE):
     return matrix
 
 
-def expansion(sbm, d_head, contiguous, ones, name, block=WHOLE):
-    """[d/2, d]: result = one value a pair, on both elements of the pair. `block`: the rows of one
-    part of the pairs, as many as `pair_part` says, and d/parts of the columns. `ones`: no smaller
-    than what is returned."""
-    rows = pair_part(d_head)
-    size = d_head // block[2]
-    matrix = sbm.stack((rows, size), nl.float32, name)
-    for columns, first, leads in column_sets(d_head, contiguous, block):
-        pair = first // 2
-        if contiguous:
-            pair = first if leads else first - d_head // 2
-        put_diagonal(matrix, matrix[:, columns], ones, 1, pair - block[0] * rows)
-    return matrix
-
-
 def pair_part(d_head):
     """Pairs of a head that lie on the partitions together."""
     return d_head // 2 // head_parts(d_head // 2)

@@ -11,14 +11,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, head_parts, load_small
-from tkg.backends.neuron.matrices import (
-    apply_matrices,
-    expansion,
-    filled,
-    identity,
-    pair_part,
-    rotation,
-)
+from tkg.backends.neuron.matrices import filled, identity, rotation
 from tkg.backends.neuron.sbuf_manager import SMALL
 
 
@@ -48,34 +41,57 @@ class RopeTables(nl.NKIObject):
 
 def load_rope(sbm, cos, sin, contiguous):
     """The tables of cos, sin [d/2, B, S] in HBM; they stay until the scope around is closed."""
-    half = cos.shape[0]
-    d_head = 2 * half
+    d_head = 2 * cos.shape[0]
     rows = cos.shape[1] * cos.shape[2]
-    parts, pairs = head_parts(d_head), pair_part(d_head)
-    spread = []
+    parts = head_parts(d_head)
+    size = d_head // parts
     turns = []
-    ones = filled(sbm, (max(d_head // parts, pairs), d_head // parts), 1.0, "rope.ones")
-    square = ones[0 : d_head // parts, :]
+    ones = filled(sbm, (size, size), 1.0, "rope.ones")
     for m in range(parts):
-        spread.append([])
-        for k in range(half // pairs):
-            name = f"rope.expansion.{k}.{m}"
-            spread[m].append(expansion(sbm, d_head, contiguous, ones, name, (k, m, parts)))
-        turns.append([])
-        for i in range(parts):
-            name = f"rope.turn.{i}.{m}"
-            turns[m].append(rotation(sbm, d_head, contiguous, square, name, (i, m, parts)))
+        blocks = [(i, m, parts) for i in range(parts)]
+        names = [f"rope.turn.{i}.{m}" for i in range(parts)]
+        turns.append(
+            [rotation(sbm, d_head, contiguous, ones, names[i], blocks[i]) for i in range(parts)]
+        )
     tables = []
     for name, table in (("rope.cos", cos), ("rope.sin", sin)):
-        wide = []
-        for k in range(half // pairs):
-            raw = sbm.stack((pairs, rows), table.dtype, f"{name}.raw.{k}")
-            load_small(raw, table[k * pairs : (k + 1) * pairs, :, :])
-            wide.append(sbm.stack((pairs, rows), nl.float32, f"{name}.wide.{k}"))
-            nisa.tensor_copy(wide[k], raw)
-        tables.append([apply_matrices(sbm, spread[m], wide, f"{name}.{m}") for m in range(parts)])
-    same = identity(sbm, square, "rope.same") if parts == 1 else None
+        tiles = []
+        for m in range(parts):
+            # Each value comes to both elements of its pair, so the tensor engine need not copy it.
+            raw = sbm.stack((size, rows), table.dtype, f"{name}.raw.{m}")
+            for first, count, source in pair_spans(table, contiguous, (m, parts)):
+                load_small(raw[first : first + count, :], source)
+            tiles.append(sbm.stack((size, rows), nl.float32, f"{name}.{m}"))
+            nisa.tensor_copy(tiles[m], raw)
+        tables.append(tiles)
+    same = identity(sbm, ones, "rope.same") if parts == 1 else None
     return RopeTables(tables[0], tables[1], turns, same)
+
+
+def pair_spans(table, contiguous, which):
+    """[(first element, count, their values in a table [d/2, B, S] in HBM)] of part m of a head in
+    parts, `which`: (m, parts)."""
+    half = table.shape[0]
+    rows = table.shape[1] * table.shape[2]
+    m, parts = which
+    size = 2 * half // parts
+    if parts == 1 and contiguous:
+        return [(0, size, table.ap([[0, 2], [rows, half], [1, rows]], offset=0))]
+    spans = []
+    e, end = m * size, (m + 1) * size
+    while e < end:
+        if contiguous:
+            n, pair = min(end, half if e < half else 2 * half) - e, e % half
+            pattern = [[rows, n]]
+        elif e % 2 == 1 or e + 1 == end:
+            n, pair = 1, e // 2
+            pattern = [[rows, 1]]
+        else:
+            n, pair = (end - e) // 2 * 2, e // 2
+            pattern = [[rows, n // 2], [0, 2]]
+        spans.append((e - m * size, n, table.ap(pattern + [[1, rows]], offset=pair * rows)))
+        e = e + n
+    return spans
 
 
 def rope_tkg(sbm, t, tables, name):
