@@ -66,7 +66,8 @@ def test_rope(d: int, contiguous: bool, heads: int, rows: int) -> None:
         tile = put(sbm, t)
         halves = sbm.stack((d // 2, 2, heads * rows), nl.float32, "halves")
         cuts = (slice(0, d, 2), slice(1, d, 2))
-        add_terms(rope_terms(sbm, tile, loaded, "terms"), cuts, halves, 2.0)
+        terms, _ = rope_terms(sbm, tile, loaded, "terms")
+        add_terms(terms, cuts, halves, 2.0)
         rope_tkg(sbm, tile, loaded, "rope")
         return values_of(tile), values_of(halves)
 

@@ -70,7 +70,7 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, shared):
     if len(cuts) == 1:
         return attend(sbm, queries, reader, visibility, rows, (out, shared))
     if queries.maker != None:
-        queries.maker.make()
+        queries.maker.make(queries.turned)
     for row in range(rows[0], rows[0] + rows[1]):
         for cut in cuts:
             heads = slice(cut.heads.start * queries.parts, cut.heads.stop * queries.parts)
@@ -105,7 +105,7 @@ def attend(sbm, queries, reader, visibility, rows, target):
     buffers = Buffers(sbm, queries, plan, reader, visibility)
     score(queries, reader, visibility, plan[0], buffers)
     if queries.maker != None:
-        queries.maker.make()
+        queries.maker.make(queries.turned)
     find_largest(queries, plan[0], buffers)
     for i in range(len(plan)):
         if i + 1 < len(plan):

@@ -48,17 +48,18 @@ class NewHeads(nl.NKIObject):
             # RoPE scales K on its way.
             self.tables = tables.scaled(self.sbm, scales[0], "rope_k")
 
-    def make(self):
-        """Project, normalise, rotate, scale and round."""
+    def make(self, after=()):
+        """Project, normalise, rotate, scale and round. Two cores exchange their sums once the
+        instructions `after` are done."""
         sbm, sizes = self.sbm, self.sizes
         heads = sizes.kv_heads * sizes.parts
-        self.projection.project(self.kv, sizes.q_heads * sizes.parts, "kv")
+        self.projection.project(self.kv, sizes.q_heads * sizes.parts, "kv", after)
         k, v = self.kv[:, 0:heads, :], self.kv[:, heads:, :]
         norm_and_rotate(sbm, k, self.norms, None if self.at_once else self.tables, sizes.parts)
         if self.at_once:
             limit = 0.0 if self.scales == None else FP8_MAX
             whole = self.tiles[0].reshape((sizes.size, 1, heads * sizes.rows))
-            terms = rope_terms(sbm, k, self.tables, "rope_k")
+            terms = rope_terms(sbm, k, self.tables, "rope_k")[0]
             add_terms(terms, (slice(0, sizes.size),), whole, 1.0, limit)
         else:
             self.round(0, k)

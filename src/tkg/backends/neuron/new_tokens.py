@@ -146,7 +146,9 @@ class Ending(nl.NKIObject):
         acc = self.partial.acc
         if self.peer != None:
             acc = self.peer.swap(acc, self.sums)
-            nisa.tensor_tensor(self.l, self.l, self.peer.theirs[:, 0, :], nl.add)
+            # By GpSimd, beside the sums.
+            gpsimd = nisa.engine.gpsimd
+            nisa.tensor_tensor(self.l, self.l, self.peer.theirs[:, 0, :], nl.add, engine=gpsimd)
             self.invert()
         for part in range(queries.parts):
             sums = self.sums[part]

@@ -42,13 +42,15 @@ def prepare_queries(manager, q, scale, picks, new, dtypes, tables=None):
     shape = (heads, new.k.shape[2], new.k.shape[3])
     kinds = (nl.float32 if bytes_of(dtypes[1]) == 4 else dtypes[0], dtypes[1])
     if tables != None:
-        terms = rope_terms(manager, q, tables, "rope_q")
+        terms, turned = rope_terms(manager, q, tables, "rope_q")
         keyed = None
         if picks != None:
             halves = (slice(0, size, 2), slice(1, size, 2))
             keyed = turned_queries(manager, terms, halves, scale, kinds, shape, "q.keyed")
         whole = turned_queries(manager, terms, (slice(0, size),), scale, kinds, shape, "q.turned")
-        return Queries(whole, whole if keyed == None else keyed, kinds[0], new.k, new.v)
+        queries = Queries(whole, whole if keyed == None else keyed, kinds[0], new.k, new.v)
+        queries.turned = turned
+        return queries
     if parts == 1:
         flat = [q.reshape((size, heads * rows))]
     else:

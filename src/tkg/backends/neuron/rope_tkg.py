@@ -33,7 +33,9 @@ class RopeTables(nl.NKIObject):
             scaled = []
             for i in range(len(tiles)):
                 tile = sbm.stack(tiles[i].shape, nl.float32, f"{name}.{kind}.{i}")
-                nisa.tensor_scalar(tile, tiles[i], nl.multiply, column[0 : tile.shape[0], :])
+                factor = column[0 : tile.shape[0], :].broadcast(1, tile.shape[1])
+                gpsimd = nisa.engine.gpsimd  # Vector is busy with Q
+                nisa.tensor_tensor(tile, tiles[i], factor, nl.multiply, engine=gpsimd)
                 scaled.append(tile)
             tables.append(scaled)
         return RopeTables(tables[0], tables[1], self.turns, self.same)
@@ -126,10 +128,11 @@ def rope_tkg(sbm, t, tables, name):
 
 
 def rope_terms(sbm, t, tables, name):
-    """[(x [d, heads*R] float32, matrix [d, d])]: the sum of matrix^T @ x is t [d, heads, R] turned.
-    Only of heads that are not in parts."""
+    """([(x [d, heads*R] float32, matrix [d, d])], the instructions that write x): the sum of
+    matrix^T @ x is t [d, heads, R] turned. Only of heads that are not in parts."""
     size, heads, rows = t.shape
     terms = []
+    done = []
     # Engines side by side.
     for kind, table, matrix, engine in (
         ("kept", tables.cos[0], tables.same, nisa.engine.vector),
@@ -137,6 +140,6 @@ def rope_terms(sbm, t, tables, name):
     ):
         x = sbm.stack(t.shape, nl.float32, f"{name}.{kind}")
         wide = table.expand_dim(1).broadcast(1, heads)
-        nisa.tensor_tensor(x, t, wide, nl.multiply, engine=engine)
+        done.append(nisa.tensor_tensor(x, t, wide, nl.multiply, engine=engine))
         terms.append((x.reshape((size, heads * rows)), matrix))
-    return terms
+    return terms, done
