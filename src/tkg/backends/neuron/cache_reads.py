@@ -19,7 +19,8 @@ from tkg.backends.neuron.sbuf_manager import SMALL, bytes_of, row_bytes
 FINE_TILES = 4  # of V, up to which it is cleared in smaller pieces
 AHEAD_BYTES = 1 << 20  # of the last loads, that others need not wait for
 GATHERED_AHEAD_BYTES = 1 << 19  # the same where GpSimd starts them
-LAST_GATHERS = 3  # that GpSimd has started when the first of them is done
+LAST_GATHERS = 3  # small ones, that GpSimd has started when the first of them is done
+SMALL_GATHER_BYTES = 1 << 17
 GATHER_BYTES = 220000  # that DMA moves while GpSimd starts a gather, in 0.6 us
 LAST_TILES = 6  # of V, that are cleared when the last gathers have been started
 MOST_TILES = 16  # of a ring
@@ -124,7 +125,8 @@ class CacheReader(nl.NKIObject):
         ahead = AHEAD_BYTES if self.rows == None else GATHERED_AHEAD_BYTES
         after = 0
         for i in range(len(self.loads) - 1, -1, -1):
-            late = self.rows != None and len(self.loads) - i == LAST_GATHERS
+            small = self.rows != None and self.sizes[i] < SMALL_GATHER_BYTES
+            late = small and len(self.loads) - i == LAST_GATHERS
             if after >= ahead or late:
                 return [self.loads[i]]
             after = after + self.sizes[i]
