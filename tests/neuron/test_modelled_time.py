@@ -95,7 +95,7 @@ def test_nobody_reads_what_the_clocks_work_writes() -> None:
 
 @pytest.mark.parametrize(
     "rows, share, chunks",
-    [(1, 8192, 4), (1, 4096, 4), (1, 3072, 3), (1, 128, 1), (4, 4096, 2), (16, 8192, 1)],
+    [(1, 8192, 4), (1, 4096, 4), (1, 3072, 3), (1, 128, 1), (16, 4096, 2), (17, 8192, 1)],
 )
 def test_chunks_of_columns(rows: int, share: int, chunks: int) -> None:
     """They divide the columns, and their pieces of a row stay long."""

@@ -130,7 +130,8 @@ def attention_block_tkg(
     table = None
     if block:
         table = block_rows(manager, active_blocks_table, here, V.shape[0], V.shape[1])
-    reader = CacheReader(manager, K, V, here, K_cache_transposed, table, rows[1])
+    reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
+    reader.batch = rows[1]
     load_exp(manager)
     clock = Clock(manager)
     x, split, whole = load_input(
@@ -142,6 +143,7 @@ def attention_block_tkg(
             gamma = load_gamma(manager, rmsnorm_X_gamma, split)
         eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
         x = input_norm_tkg(manager, x, split, gamma, eps, whole=whole)
+    clock.start()
     # What depends on no stage is made before the first of them: later it would wait for their SBUF.
     qkv_scales = QkvScales(
         manager, sizes.sections(), quantization_type_qkv, bias_qkv, weight_dequant_scale_qkv,
@@ -204,10 +206,6 @@ def attention_block_tkg(
         if late:
             manager.close_scope()
         heads.make_rows()
-        clock.start()
-        clock.keep(projected)
-        if here.tiles() * rows[1] * sizes.kv_heads <= FEW_TILES:
-            clock.keep(projection.ring.loads[-1:] if late else landmarks.scored)
         if attention_scale != 1.0:
             nisa.tensor_scalar(attention, attention, nl.multiply, attention_scale)
         if rows[1] < sizes.batch:
@@ -223,6 +221,9 @@ def attention_block_tkg(
     else:
         out = attention_to_hbm(attention, sizes.parts)
     if not skip_attention:
+        clock.keep(projected)
+        if here.tiles() * rows[1] * sizes.kv_heads <= FEW_TILES:
+            clock.keep(projection.ring.loads[-1:] if late else landmarks.scored)
         clock.keep(landmarks.weighed + reader.loads[-1:])
     # Last: what starts these DMAs has nothing else to do then.
     K_out, V_out = K_cache, V_cache

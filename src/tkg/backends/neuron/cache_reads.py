@@ -34,11 +34,11 @@ class CacheReader(nl.NKIObject):
     `K`, `V` in HBM: flat [B, kv, S_max, d] (K transposed: [B, kv, d, S_max]) or block
     [blocks, block_len, kv, d]; uint8: the codes of float8_e4m3fn, which come out as bfloat16.
     `rows`: for a block cache, the run of each (partition, group, b). `batch`: how many rows of the
-    batch are read here, if not all.
+    batch are read, which whoever has only some of them read may lower.
     `loads` collects the instructions that read the caches.
     """
 
-    def __init__(self, sbm, K, V, context, transposed, rows, batch=0):
+    def __init__(self, sbm, K, V, context, transposed, rows):
         self.K = K
         self.V = V
         self.context = context
@@ -63,8 +63,6 @@ class CacheReader(nl.NKIObject):
         # Where there is little of V, what is left to do when it has come counts most.
         self.batch = V.shape[0] if rows == None else rows.runs.shape[2]
         self.fine = self.batch * context.groups <= FINE_TILES
-        if batch > 0:
-            self.batch = batch
         # What else GpSimd would do, where it has many gathers to start.
         self.by = nisa.engine.gpsimd
         if rows != None and not self.fine:

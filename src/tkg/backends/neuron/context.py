@@ -13,6 +13,7 @@ from tkg.backends.neuron.matrices import spread_row
 from tkg.backends.neuron.sbuf_manager import SMALL
 
 FEW_SLOTS = 512  # of a partition, for which there is room to keep them in another form too
+MANY_SLOTS = 1024  # from which 512 bytes a row more are nothing beside the caches
 MAX_RUN = 32  # positions: 8 KiB of a row of 128 bfloat16, past which DMA gains nothing
 
 
@@ -126,7 +127,7 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
     if spread == 1 and batch * tiles <= FEW_SLOTS:
         factors = sbm.stack((PMAX, batch, 1, tiles), nl.int32, "mask.factors")
     sbm.open_scope("mask")
-    limit = first_positions(sbm, pos_ids)
+    limit = first_positions(sbm, pos_ids, context.length)
     here = positions(sbm, context).expand_dim(1).broadcast(1, batch)
     end = limit.expand_dim(2).broadcast(2, tiles)
     before = scores[:, :, :, 0, 0]
@@ -150,14 +151,15 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
     return visible
 
 
-def first_positions(sbm, pos_ids):
-    """pos_ids[b, 0] (HBM [B, S], int32) on every partition, [128, B] float32."""
+def first_positions(sbm, pos_ids, length):
+    """pos_ids[b, 0] (HBM [B, S], int32) on every partition, [128, B] float32. `length`: slots of
+    the context."""
     batch, tokens = pos_ids.shape
-    if tokens > 1:
+    if tokens > 1 or length < MANY_SLOTS:
         row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
         load_small(row, pos_ids.ap([[0, 1], [tokens, batch]], offset=0))
         return spread_row(sbm, row, PMAX, "mask.limit")
-    # As they lie side by side, DMA brings them to all partitions.
+    # They lie side by side, and are nothing beside the caches: DMA brings them to all partitions.
     wide = sbm.stack((PMAX, batch), pos_ids.dtype, "mask.pos_ids")
     load_small(wide, pos_ids.ap([[0, PMAX], [1, batch]], offset=0))
     limit = sbm.stack((PMAX, batch), nl.float32, "mask.limit")

@@ -103,9 +103,9 @@ class Ending(nl.NKIObject):
         out = (acc + e v) / (l + e)        e = min(exp(score - m), MOST)
 
     No larger m is looked for, which takes a few steps: beyond MOST nothing is left of the cached
-    positions in float32. m is no less than a sink, which adds exp(sink - m) to l. l and acc may be in PSUM. Where the cores `share` the positions, they
-    agree on the larger m first and add up what each has scaled to it. What does not need acc is
-    made at once.
+    positions in float32. m is no less than a sink, which adds exp(sink - m) to l. l and acc may be
+    in PSUM. Where the cores `share` the positions, they agree on the larger m first and add up
+    what each has scaled to it. What does not need acc is made at once.
     """
 
     def __init__(self, sbm, queries, visibility, rows, partial, shared):

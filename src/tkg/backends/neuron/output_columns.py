@@ -52,7 +52,7 @@ def weights_stay(rows, share):
 def column_chunks(rows, share):
     """Chunks of columns: the last one's weights are all that has to be multiplied once everything
     has arrived. A row's pieces of a chunk stay long enough for DMA, and few where rows are many."""
-    most = 4 if rows == 1 else 2 if rows <= 8 else 1
+    most = 4 if rows == 1 else 2 if rows <= 16 else 1
     tiles = share // PMAX
     fitting = [n for n in range(1, most + 1) if tiles % n == 0 and tiles // n >= CHUNK_TILES]
     return max([1] + fitting)
