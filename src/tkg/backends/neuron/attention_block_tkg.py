@@ -20,6 +20,7 @@ from tkg.backends.neuron.cache_update_tkg import (
     new_outputs,
 )
 from tkg.backends.neuron.clock import Clock
+from tkg.backends.neuron.column_tiles import goes_in_tiles
 from tkg.backends.neuron.context import (
     plan_context,
     visible_from_mask,
@@ -33,7 +34,9 @@ from tkg.backends.neuron.input_norm_tkg import (
 )
 from tkg.backends.neuron.layout import (
     PMAX,
+    QUADRANT,
     copy,
+    fold_heads,
     head_parts,
     hidden_share,
     swap_with_peer,
@@ -121,9 +124,13 @@ def attention_block_tkg(
         columns = sizes.batch * sizes.q_heads * sizes.parts * sizes.tokens
         out = manager.allocate((sizes.size, columns), X.dtype, "out")
     manager.open_scope("attention_block")
-    # Heads first: so the projection takes it as it lies.
-    shape = (sizes.size, sizes.q_heads * sizes.parts, sizes.batch, sizes.tokens)
-    attention = manager.stack(shape, X.dtype, "attention").permute((0, 2, 1, 3))
+    columns = None
+    if W_out != None:
+        share = hidden_share(W_out.shape[1])[1]
+        static = quantization_type_out == QuantizationType.STATIC
+        tiled = goes_in_tiles(W_out, static, bias_out)
+        columns = OutputColumns(share, sizes.rows, (transposed_out, out_in_sb), tiled)
+    attention = attention_tile(manager, sizes, X.dtype, columns)
     length, prior = context_length(V, active_blocks_table, attention_mask, sizes.tokens)
     context = plan_context(length, prior, V.shape[1] if block else 0, sizes.batch)
     rows, here = share_work(sizes.batch, context)
@@ -170,10 +177,7 @@ def attention_block_tkg(
     # Where nothing comes between, the queries are turned into their parts at once.
     at_once = not skip_attention and turns_at_once(tables, q_norms)
     picks = parity_picks(manager, reader, at_once)
-    columns = None
     if W_out != None:
-        share = hidden_share(W_out.shape[1])[1]
-        columns = OutputColumns(share, sizes.rows, transposed_out, out_in_sb)
         by_row = quantization_type_out == QuantizationType.ROW
         columns.load(manager, bias_out, weight_dequant_scale_out if by_row else None)
     q = manager.stack((sizes.size, sizes.q_heads * sizes.parts, sizes.rows), nl.float32, "q")
@@ -257,6 +261,20 @@ class Sizes(nl.NKIObject):
     def heads_of(self, t):
         """[d/parts, heads*parts, R] as [d/parts, heads*parts, B, S]."""
         return t.reshape((self.size, t.shape[1], self.batch, self.tokens))
+
+
+def attention_tile(manager, sizes, dtype, columns):
+    """The attention output [d/parts, B, q*parts, S]. Heads first: so the projection takes it as it
+    lies; where columns go in tiles, among zeros."""
+    heads = sizes.q_heads * sizes.parts
+    folded = fold_heads(sizes.size, heads, False) * sizes.parts > 1
+    if columns == None or columns.tiled == 0 or folded:
+        shape = (sizes.size, heads, sizes.batch, sizes.tokens)
+        return manager.stack(shape, dtype, "attention").permute((0, 2, 1, 3))
+    columns.padded = manager.stack((sizes.size, heads, QUADRANT), dtype, "attention")
+    nisa.memset(columns.padded, 0.0, engine=nisa.engine.gpsimd)
+    rows = columns.padded[:, :, 0 : sizes.rows]
+    return rows.reshape_dim(2, (sizes.batch, sizes.tokens)).permute((0, 2, 1, 3))
 
 
 def with_head_axis(cache, block):
