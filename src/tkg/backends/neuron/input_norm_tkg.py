@@ -23,6 +23,8 @@ from tkg.backends.neuron.layout import (
 from tkg.backends.neuron.matrices import filled
 from tkg.backends.neuron.sbuf_manager import SMALL
 
+PIECE = 256  # elements of a partition that are normalised at once
+
 
 class HiddenSplit(nl.NKIObject):
     """How H lies on chip. `hidden`: elements that count; `width`: J; `full`: partitions with all J
@@ -149,18 +151,30 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm", whole=None):
     weighted = sbm.stack(by_row.shape, nl.float32, name + ".weighted")
     if split.last > 0:
         nisa.memset(weighted, 0.0, engine=nisa.engine.gpsimd)
+    step = max(1, PIECE // rows)
+    # GpSimd takes one piece of two; with more it would be late for the gathers of a block cache.
+    shared = rows * columns <= 2 * PIECE
+    turn = 0
     for height, first, count in split.areas():
-        here = slice(first, first + count)
-        target, source = weighted[0:height, :, here], by_row[0:height, :, here]
-        if gamma == None:
-            nisa.tensor_copy(target, source)
-        else:
-            weight = gamma[0:height, here].expand_dim(1).broadcast(1, rows)
-            nisa.tensor_tensor(target, source, weight, nl.multiply)
+        for j in range(first, first + count, step):
+            here = slice(j, min(j + step, first + count))
+            target, source = weighted[0:height, :, here], by_row[0:height, :, here]
+            by = nisa.engine.gpsimd if shared and turn % 2 == 1 else nisa.engine.vector
+            turn = turn + 1
+            if gamma == None:
+                nisa.tensor_copy(target, source, engine=by)
+            else:
+                weight = gamma[0:height, here].expand_dim(1).broadcast(1, rows)
+                nisa.tensor_tensor(target, source, weight, nl.multiply, engine=by)
     rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
     reciprocal_root(rstd, total, 1.0 / split.hidden, eps)
     factor = rstd[0:partitions, :].expand_dim(2).broadcast(2, columns)
-    nisa.tensor_tensor(normed, weighted, factor, nl.multiply)
+    # In pieces, so that the projection begins with the first.
+    for j in range(0, columns, step):
+        here = slice(j, min(j + step, columns))
+        nisa.tensor_tensor(
+            normed[:, :, here], weighted[:, :, here], factor[:, :, here], nl.multiply
+        )
     sbm.close_scope(SMALL)
     return normed.permute((0, 2, 1))
 
