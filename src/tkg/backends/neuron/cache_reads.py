@@ -19,8 +19,7 @@ from tkg.backends.neuron.sbuf_manager import SMALL, bytes_of, row_bytes
 FINE_TILES = 4  # of V, up to which it is cleared in smaller pieces
 AHEAD_BYTES = 1 << 20  # of the last loads, that others need not wait for
 GATHERED_AHEAD_BYTES = 1 << 19  # the same where GpSimd starts them
-LAST_GATHERS = 3  # small ones, that GpSimd has started when the first of them is done
-SMALL_GATHER_BYTES = 1 << 17
+LAST_GATHERS = 3  # that GpSimd has started when the first of them is done
 GATHER_BYTES = 220000  # that DMA moves while GpSimd starts a gather, in 0.6 us
 LAST_TILES = 6  # of V, that are cleared when the last gathers have been started
 MOST_TILES = 16  # of a ring
@@ -51,6 +50,7 @@ class CacheReader(nl.NKIObject):
         self.loads = []
         self.sizes = []  # bytes of each
         self.wait_for = []  # what the gathers of a block cache come after
+        self.beside = 0  # bytes of the weights that come meanwhile
         self.turn = 0
         self.value_turn = 0
         self.pieces = 0
@@ -98,9 +98,11 @@ class CacheReader(nl.NKIObject):
     def come_after(self, loads, weights):
         """Has the gathers of a block cache come after `loads`, of `weights` in HBM; but not where
         starting them takes longer than all those weights."""
-        bytes_ahead = weights.shape[0] * weights.shape[1] * bytes_of(weights.dtype)
-        if self.rows == None or self.gathers_of_both() * GATHER_BYTES <= bytes_ahead:
+        column = weights.shape[0] * bytes_of(weights.dtype)
+        self.beside = weights.shape[1] * column
+        if self.rows == None or self.gathers_of_both() * GATHER_BYTES <= self.beside:
             self.wait_for = loads
+            self.beside = 2 * self.V.shape[2] * self.d_head * column
 
     def gathers_of_both(self):
         """How many DMAs gather the keys and values of all rows."""
@@ -121,10 +123,11 @@ class CacheReader(nl.NKIObject):
     def near_end(self):
         """[the last load with so much after it that what waits for it comes in time]."""
         ahead = AHEAD_BYTES if self.rows == None else GATHERED_AHEAD_BYTES
+        # Whether DMA waits for GpSimd to start them, and they are not all in its queue before.
+        slow = self.rows != None and len(self.loads) * GATHER_BYTES > self.beside + sum(self.sizes)
         after = 0
         for i in range(len(self.loads) - 1, -1, -1):
-            small = self.rows != None and self.sizes[i] < SMALL_GATHER_BYTES
-            late = small and len(self.loads) - i == LAST_GATHERS
+            late = slow and len(self.loads) - i == LAST_GATHERS
             if after >= ahead or late:
                 return [self.loads[i]]
             after = after + self.sizes[i]
