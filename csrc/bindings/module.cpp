@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings/arrays.h"
+#include "bindings/repeat.h"
 #include "core/calls.h"
 #include "core/machine.h"
 #include "core/panels.h"
@@ -14,15 +16,9 @@
 #include "core/variant.h"
 #include "core/workspace.h"
 
-namespace nb = nanobind;
 using namespace tkg;
 
 namespace {
-
-Workspace& workspace() {
-    thread_local Workspace mine;
-    return mine;
-}
 
 void set_isa_or_throw(const std::string& name) {
     if (!set_isa(name.c_str()))
@@ -36,41 +32,6 @@ void set_threads_or_throw(int threads) {
                                     std::to_string(threads));
     set_num_threads(threads);
 }
-
-// NumPy's array interface, C side (numpy.org/doc/stable/reference/arrays.interface.html).
-struct ArrayInterface {
-    int two;
-    int nd;
-    char typekind;
-    int itemsize;
-    int flags;
-    Py_intptr_t* shape;
-    Py_intptr_t* strides;
-    void* data;
-    PyObject* descr;
-};
-
-// A NumPy array's memory; `__array_interface__` would build a dict each time. Valid while the array
-// lives.
-class View {
-public:
-    explicit View(nb::handle array) : capsule_(nb::getattr(array, "__array_struct__")) {
-        void* p = PyCapsule_GetPointer(capsule_.ptr(), nullptr);
-        if (!p) throw nb::python_error();
-        interface_ = static_cast<const ArrayInterface*>(p);
-    }
-    Address address() const { return reinterpret_cast<Address>(interface_->data); }
-    std::int64_t size(int axis) const { return interface_->shape[axis]; }
-    // In elements.
-    std::int64_t stride(int axis) const { return interface_->strides[axis] / interface_->itemsize; }
-
-private:
-    nb::object capsule_;
-    const ArrayInterface* interface_;
-};
-
-// Where an array's first element is; 0 for None.
-Address address(nb::handle array) { return array.is_none() ? 0 : View(array).address(); }
 
 CacheView cache_view(nb::handle array) {
     const View view(array);
@@ -116,14 +77,13 @@ void set_block_table(Step& step, nb::handle table, std::int64_t block_len) {
     step.block_len = block_len;
 }
 
-void attention_block(const Layer& layer, nb::handle x, DType x_dtype, nb::handle cos,
-                     nb::handle sin, nb::handle k, nb::handle v, DType cache_dtype, float k_scale,
-                     float v_scale, nb::handle block_table, std::int64_t block_len,
-                     std::int64_t prior, nb::handle start, nb::handle mask, nb::handle slots,
-                     float softmax_scale, float attention_scale, nb::handle k_new, nb::handle v_new,
-                     nb::handle out) {
+void step(Step* self, nb::handle x, DType x_dtype, nb::handle cos, nb::handle sin, nb::handle k,
+          nb::handle v, DType cache_dtype, float k_scale, float v_scale, nb::handle block_table,
+          std::int64_t block_len, std::int64_t prior, nb::handle start, nb::handle mask,
+          nb::handle slots, float softmax_scale, float attention_scale, nb::handle k_new,
+          nb::handle v_new, nb::handle out) {
     const View tokens(x);
-    Step step;
+    Step& step = *new (self) Step;
     step.batch = tokens.size(0);
     step.tokens = tokens.size(1);
     step.x = tokens.address();
@@ -145,21 +105,56 @@ void attention_block(const Layer& layer, nb::handle x, DType x_dtype, nb::handle
     step.k_new = address(k_new);
     step.v_new = address(v_new);
     step.out = address(out);
+}
+
+void attention_block(const Layer& layer, const Step& step) {
     const nb::gil_scoped_release release;
     variant().attention_block(layer, step, team(), workspace());
+}
+
+void repeated_step(RepeatedStep* self, const Layer& layer, const Step& step, nb::handle x,
+                   nb::handle k, nb::handle v, nb::handle block_table, nb::handle pos_ids,
+                   nb::handle cos, nb::handle sin, nb::handle slots, std::int64_t blocks,
+                   std::int64_t row_slots, Indices::Type positions_type, Indices::Type slots_type,
+                   nb::object make_out) {
+    new (self) RepeatedStep(layer, step, {x, k, v, block_table, pos_ids, cos, sin, slots},
+                            {blocks, row_slots, positions_type, slots_type}, std::move(make_out));
+}
+
+nb::object run_step(const RepeatedStep& self, nb::handle x, nb::handle k, nb::handle v,
+                    nb::handle block_table, nb::handle pos_ids, nb::handle cos, nb::handle sin,
+                    nb::handle slots) {
+    return self.run({x, k, v, block_table, pos_ids, cos, sin, slots});
+}
+
+// [in, rows, 1, 1] or [D, B, N, S], out 0.
+Projection projection_of(const Linear& linear, const View& attention, DType x_dtype) {
+    Projection call{linear,
+                    attention.address(),
+                    attention.size(0),
+                    attention.size(1),
+                    attention.size(2),
+                    attention.size(3)};
+    for (int axis = 0; axis < 4; ++axis) call.strides[axis] = attention.stride(axis);
+    call.x_dtype = x_dtype;
+    return call;
 }
 
 void output_projection(const Linear& linear, nb::handle attention, DType x_dtype,
                        bool transposed_out, std::int64_t lnc, nb::handle out) {
     const View view(attention);
-    Projection call{linear, view.address(), view.size(0), view.size(1), view.size(2), view.size(3)};
-    for (int axis = 0; axis < 4; ++axis) call.strides[axis] = view.stride(axis);
-    call.x_dtype = x_dtype;
+    Projection call = projection_of(linear, view, x_dtype);
     call.transposed_out = transposed_out;
     call.lnc = lnc;
     call.out = address(out);
     const nb::gil_scoped_release release;
     variant().output_projection(call, team(), workspace());
+}
+
+void repeated_projection(RepeatedProjection* self, const Linear& linear, nb::handle attention,
+                         DType x_dtype, nb::handle x, nb::object make_out) {
+    new (self)
+        RepeatedProjection(projection_of(linear, View(attention), x_dtype), x, std::move(make_out));
 }
 
 }  // namespace
@@ -204,13 +199,33 @@ NB_MODULE(_core, m) {
         .def_rw("lnc", &Layer::lnc)
         .def_rw("skip_attention", &Layer::skip_attention);
 
-    m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("x"), nb::arg("x_dtype"),
-          nb::arg("cos").none(), nb::arg("sin").none(), nb::arg("k"), nb::arg("v"),
-          nb::arg("cache_dtype"), nb::arg("k_scale"), nb::arg("v_scale"),
-          nb::arg("block_table").none(), nb::arg("block_len"), nb::arg("prior"),
-          nb::arg("start").none(), nb::arg("mask").none(), nb::arg("slots").none(),
-          nb::arg("softmax_scale"), nb::arg("attention_scale"), nb::arg("k_new"), nb::arg("v_new"),
-          nb::arg("out"));
+    nb::class_<Step>(m, "Step").def(
+        "__init__", &step, nb::arg("x"), nb::arg("x_dtype"), nb::arg("cos").none(),
+        nb::arg("sin").none(), nb::arg("k"), nb::arg("v"), nb::arg("cache_dtype"),
+        nb::arg("k_scale"), nb::arg("v_scale"), nb::arg("block_table").none(), nb::arg("block_len"),
+        nb::arg("prior"), nb::arg("start").none(), nb::arg("mask").none(), nb::arg("slots").none(),
+        nb::arg("softmax_scale"), nb::arg("attention_scale"), nb::arg("k_new").none(),
+        nb::arg("v_new").none(), nb::arg("out").none());
+    nb::enum_<Indices::Type>(m, "Indices")
+        .value("int32", Indices::Type::int32)
+        .value("uint32", Indices::Type::uint32)
+        .value("int64", Indices::Type::int64);
+    nb::class_<RepeatedStep>(m, "RepeatedStep")
+        .def("__init__", &repeated_step, nb::arg("layer"), nb::arg("step"), nb::arg("x"),
+             nb::arg("k"), nb::arg("v"), nb::arg("block_table").none(), nb::arg("pos_ids"),
+             nb::arg("cos").none(), nb::arg("sin").none(), nb::arg("slots").none(),
+             nb::arg("blocks"), nb::arg("row_slots"), nb::arg("positions_type"),
+             nb::arg("slots_type"), nb::arg("make_out"))
+        .def("__call__", &run_step, nb::arg("x").none(), nb::arg("k"), nb::arg("v"),
+             nb::arg("block_table").none(), nb::arg("pos_ids").none(), nb::arg("cos").none(),
+             nb::arg("sin").none(), nb::arg("slots").none());
+
+    nb::class_<RepeatedProjection>(m, "RepeatedProjection")
+        .def("__init__", &repeated_projection, nb::arg("linear"), nb::arg("attention"),
+             nb::arg("x_dtype"), nb::arg("x"), nb::arg("make_out"))
+        .def("__call__", &RepeatedProjection::run, nb::arg("x").none());
+
+    m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("step"));
     m.def("output_projection", &output_projection, nb::arg("linear"), nb::arg("attention"),
           nb::arg("x_dtype"), nb::arg("transposed_out"), nb::arg("lnc"), nb::arg("out"));
     m.def("isa", [] { return std::string(variant().isa); });

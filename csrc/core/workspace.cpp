@@ -25,4 +25,9 @@ void* Workspace::take(std::size_t bytes) {
     return piece;
 }
 
+Workspace& workspace() {
+    thread_local Workspace mine;
+    return mine;
+}
+
 }  // namespace tkg

@@ -31,4 +31,7 @@ private:
     std::size_t used_ = 0;
 };
 
+// The calling thread's own.
+Workspace& workspace();
+
 }  // namespace tkg

@@ -27,8 +27,10 @@ struct Scratch {
     float* q;         // [M, q_heads, d]
     float* rows;      // [threads, row_floats]
     i64 row_floats;   // longest vector that a thread works on
+    i64 own_x;        // floats from a thread's x to the next one's; 0: one x for all
 
     float* row(const Worker& worker) const { return rows + worker.thread() * row_floats; }
+    float* x_of(const Worker& worker) const { return x + worker.thread() * own_x; }
 };
 
 struct BlockPlan {
@@ -46,6 +48,10 @@ inline BlockPlan plan_block(const Layer& layer, const Step& step, int threads) {
     return plan;
 }
 
+// Up to so many rows of X are prepared by every thread for itself, which is sooner than to wait for
+// each other.
+constexpr i64 own_rows = 2;
+
 constexpr i64 finish_columns = 512;  // columns of an output row that one task finishes
 
 inline Scratch allocate(const Layer& layer, const Step& step, BlockPlan& plan, int threads,
@@ -57,13 +63,17 @@ inline Scratch allocate(const Layer& layer, const Step& step, BlockPlan& plan, i
     const i64 attended = projects ? plan.out.operand_floats() : 0;
     const i64 row_floats = round_up(max_of(max_of(finish_columns, layer.d_head), layer.qkv.in), 16);
     const i64 states = attention.units * attention.rows, heads = step.batch * layer.kv_heads;
-    workspace.reset(bytes_of(plan.qkv.operand_floats(), 4) + bytes_of(attended, 4) +
-                    bytes_of(partial, 4) + bytes_of(plan.m * features, 4) +
-                    bytes_of(threads * row_floats, 4) + bytes_of(attention.units, sizeof(Unit)) +
-                    bytes_of(heads + 1, sizeof(i64)) + bytes_of(heads, sizeof(int)) +
-                    2 * bytes_of(states, 4) + bytes_of(states * layer.d_head, 4));
+    const bool own_x = plan.m <= own_rows;
+    const i64 one_x = round_up(plan.qkv.operand_floats(), 16),
+              all_x = own_x ? threads * one_x : one_x;
+    workspace.reset(bytes_of(all_x, 4) + bytes_of(attended, 4) + bytes_of(partial, 4) +
+                    bytes_of(plan.m * features, 4) + bytes_of(threads * row_floats, 4) +
+                    bytes_of(attention.units, sizeof(Unit)) + bytes_of(heads + 1, sizeof(i64)) +
+                    bytes_of(heads, sizeof(int)) + 2 * bytes_of(states, 4) +
+                    bytes_of(states * layer.d_head, 4));
     Scratch scratch;
-    scratch.x = piece<float>(workspace, plan.qkv.operand_floats());
+    scratch.x = piece<float>(workspace, all_x);
+    scratch.own_x = own_x ? one_x : 0;
     scratch.attended = piece<float>(workspace, attended);
     scratch.partial = piece<float>(workspace, partial);
     scratch.q = piece<float>(workspace, plan.m * features);
@@ -82,8 +92,8 @@ inline bool is_padded(const Step& step, i64 m) { return row_start(step, m / step
 
 // Row m of the QKV projection's operand: normalised, and for STATIC rounded to FP8. A padded row is
 // 0 throughout.
-inline void prepare_input(const Layer& layer, const Step& step, const BlockPlan& plan,
-                          const Scratch& scratch, i64 m, float* x) {
+inline void prepare_input(const Layer& layer, const Step& step, const BlockPlan& plan, i64 m,
+                          float* x, float* operand) {
     const i64 n = layer.qkv.in;
     if (is_padded(step, m)) {
         __builtin_memset(x, 0, static_cast<std::size_t>(n) * sizeof(float));
@@ -94,7 +104,7 @@ inline void prepare_input(const Layer& layer, const Step& step, const BlockPlan&
         rms_norm(x, n, layer.input_norm);
         if (layer.qkv.input_scale > 0) round_to_fp8(x, n, layer.qkv.input_scale);
     }
-    put_operand(plan.qkv, m, 0, n, x, scratch.x);
+    put_operand(plan.qkv, m, 0, n, x, operand);
 }
 
 // One head of one row: Q to q, K and V to the new tokens in the cache's dtype.
@@ -212,10 +222,16 @@ void attention_block(const Layer& layer, const Step& step, Team& team, Workspace
 
     run_on(team, [&](Worker& worker) {
         float* row = scratch.row(worker);
-        worker.split(m, [&](i64 i) { prepare_input(layer, step, plan, scratch, i, row); });
-        worker.barrier();
+        float* x = scratch.x_of(worker);
+        const auto prepare = [&](i64 i) { prepare_input(layer, step, plan, i, row, x); };
+        if (scratch.own_x) {
+            for (i64 i = 0; i < m; ++i) prepare(i);
+        } else {
+            worker.split(m, prepare);
+            worker.barrier();
+        }
         worker.share(plan.qkv.tasks(),
-                     [&](i64 i) { gemm_task(plan.qkv, i, scratch.x, layer.qkv, scratch.partial); });
+                     [&](i64 i) { gemm_task(plan.qkv, i, x, layer.qkv, scratch.partial); });
         worker.barrier();
         worker.split(m * heads,
                      [&](i64 i) { finish_head(layer, step, plan, scratch, i % m, i / m, row); });

@@ -37,6 +37,16 @@ inline void rms_norm(float* x, i64 n, const Norm& norm) {
 inline void rotate(float* x, i64 d, Rope style, const float* cos, const float* sin, i64 stride) {
     if (style == Rope::none) return;
     const i64 half = d / 2;
+    if (style == Rope::half && stride == 1) {
+        for (i64 pair = 0; pair < half; pair += lanes) {
+            const int n = valid_lanes(pair, half);
+            const Vec c = load_n(cos + pair, n), s = load_n(sin + pair, n);
+            const Vec r = load_n(x + pair, n), i = load_n(x + half + pair, n);
+            store_n(x + pair, sub(mul(r, c), mul(i, s)), n);
+            store_n(x + half + pair, add(mul(r, s), mul(i, c)), n);
+        }
+        return;
+    }
     for (i64 pair = 0; pair < half; ++pair) {
         float* re = style == Rope::half ? x + pair : x + 2 * pair;
         float* im = style == Rope::half ? x + half + pair : x + 2 * pair + 1;

@@ -14,7 +14,7 @@ import numpy as np
 
 from tkg import api
 from tkg.backends import registry
-from tkg.contract.arrays import AnyArray, Array, as_array, indices, library
+from tkg.contract.arrays import AnyArray, Array, as_array, handle, indices, library
 from tkg.contract.block import Block, BlockCall, Heads, Linear, QKNorm, RMSNorm
 from tkg.contract.block_rules import check_block, check_lnc
 from tkg.contract.cache import KVCache
@@ -22,6 +22,7 @@ from tkg.contract.call_rules import checked
 from tkg.contract.errors import Rules
 from tkg.contract.linear_rules import check_linear
 from tkg.contract.projection import ProjectionCall, checked_attention
+from tkg.contract.repeats import RepeatProjection, Repeats
 
 _STEP_NAMES = {"slot_ids": "slots", "cos": "rope[0]", "sin": "rope[1]"}
 _PROJECTION_NAMES = {"attention": "x as [in, rows, 1, 1]", "projection.weight": "linear.weight"}
@@ -89,7 +90,10 @@ class AttentionBlock:
         rules.raise_broken()
         chosen = registry.choose_for(backend, qkv.weight.device, "AttentionBlock")
         self.backend = chosen.name
-        self.block = registry.load(chosen).prepare(block)
+        module = registry.load(chosen)
+        self.block = module.prepare(block)
+        self._make_repeat = getattr(module, "repeat", None)
+        self._repeats = Repeats()
 
     def __call__(
         self,
@@ -120,7 +124,34 @@ class AttentionBlock:
         Raises:
             ValueError, TypeError, Unsupported: as `attention_block_tkg`.
         """
-        cos, sin = (None, None) if rope is None else rope
+        rules = Rules("AttentionBlock", _STEP_NAMES)
+        angles = _angles(rules, rope)
+        repeat = self._repeats.of(cache)
+        if repeat is not None and not validate and rules.unbroken:
+            out = repeat(x, *cache.sources, pos_ids, *angles, slots)
+            if out is not None:
+                return out
+        return self._checked_step(rules, x, cache, pos_ids, angles, slots=slots, validate=validate)
+
+    def _checked_step(
+        self,
+        rules: Rules,
+        x: AnyArray,
+        cache: KVCache,
+        pos_ids: AnyArray,
+        angles: tuple[AnyArray, AnyArray],
+        *,
+        slots: AnyArray,
+        validate: bool,
+    ) -> Any:
+        """The same, with all of Python's checks; the cache's next step may be a repeat of it."""
+        if not isinstance(cache, KVCache):
+            kind = type(cache).__name__
+            rules.broken("cache", "must be a tkg.KVCache", kind, about_type=True)
+        hidden, positions = _given(rules, "x", x), _given(rules, "pos_ids", pos_ids)
+        cos, sin = (handle(rules, *given) for given in zip(("cos", "sin"), angles, strict=True))
+        given_slots = handle(rules, "slot_ids", slots)
+        rules.raise_broken()
         block = self.block
         if cache.scale is not None:
             block = replace(
@@ -128,20 +159,42 @@ class AttentionBlock:
                 softmax_scale=block.softmax_scale / cache.scale.k,
                 attention_scale=1.0 / cache.scale.v,
             )
-        positions = as_array(pos_ids)
         call = BlockCall(
             block=block,
-            x=x,
+            x=hidden,
             cache=cache,
             cos=cos,
             sin=sin,
             pos_ids=positions,
-            slot_ids=_own_slots(cache, positions) if slots is None else slots,
+            slot_ids=_own_slots(cache, positions) if slots is None else given_slots,
             validate=validate,
         )
-        call = checked(Rules("AttentionBlock", _STEP_NAMES), call)
+        call = checked(rules, call)
         out = api.run_block(call, self.backend)[0]
-        return out if block.out is None else out.reshape(call.batch, call.tokens, -1)
+        if block.out is not None:
+            out = out.reshape(call.batch, call.tokens, -1)
+        if self._make_repeat is not None:
+            self._repeats.keep(cache, self._make_repeat(call, given_slots, tuple(out.shape)))
+        return out
+
+
+def _given(rules: Rules, field: str, value: Any) -> Array | None:
+    """The handle of an array that must be given."""
+    if value is None:
+        rules.broken(field, "must be given", "None")
+    return handle(rules, field, value)
+
+
+def _angles(rules: Rules, rope: Any) -> tuple[Any, Any]:
+    """cos and sin of a step."""
+    if rope is None:
+        return None, None
+    try:
+        cos, sin = rope
+    except (TypeError, ValueError):
+        rules.broken("rope", "must be a pair (cos, sin)", type(rope).__name__, about_type=True)
+        return None, None
+    return cos, sin
 
 
 def _own_slots(cache: KVCache, positions: Array | None) -> Any:
@@ -182,7 +235,10 @@ class Projection:
         chosen = registry.choose_for(backend, linear.weight.device, "Projection")
         self.backend = chosen.name
         self.lnc = lnc
-        self.linear = registry.load(chosen).prepare(linear)
+        module = registry.load(chosen)
+        self.linear = module.prepare(linear)
+        self._make_repeat = getattr(module, "repeat_projection", None)
+        self._repeat: RepeatProjection | None = None
 
     def __call__(self, x: AnyArray) -> Any:
         """Project `x` `[..., in]`; returns `[..., out]` in x's dtype.
@@ -190,11 +246,21 @@ class Projection:
         Raises:
             ValueError, TypeError, Unsupported: as `output_projection_tkg`.
         """
+        if self._repeat is not None:
+            out = self._repeat(x)
+            if out is not None:
+                return out
+        rules = Rules("Projection", _PROJECTION_NAMES)
+        given = _given(rules, "x", x)
+        rules.raise_broken()
         # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
         attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]
         call = ProjectionCall(attention, self.linear, lnc=self.lnc)
-        call = checked_attention(Rules("Projection", _PROJECTION_NAMES), call)
-        return api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
+        call = checked_attention(rules, call)
+        out = api.run_projection(call, self.backend).reshape(*x.shape[:-1], -1)
+        if self._make_repeat is not None and given is not None:
+            self._repeat = self._make_repeat(call, given, tuple(out.shape))
+        return out
 
 
 def rope_tables(

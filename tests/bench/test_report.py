@@ -14,7 +14,7 @@ from tests.bench.conftest import CEILINGS
 from tkg.bench import report, roofline
 from tkg.bench.peers import find
 from tkg.bench.run import Result
-from tkg.bench.timing import Times
+from tkg.bench.timing import Times, Turn
 from tkg.bench.workloads import Row
 from tkg.contract.cost import Cost
 from tkg.machine import Ceilings
@@ -78,13 +78,28 @@ def test_a_peer_is_compared_with_tkg_of_the_same_row() -> None:
     assert alone[0]["times_tkg"] is None
 
 
-def test_memory_as_it_was_meanwhile_goes_before_the_best() -> None:
-    slow = replace(result("tkg", 4.0), read=12.5e9)
-    line = report.records([slow], CEILINGS)[0]
-    assert line["read_gb_per_s"] == pytest.approx(12.5)
-    assert line["bandwidth_share"] == pytest.approx(0.8)
-    assert line["roofline_ms"] == pytest.approx(3.2)
-    assert report.heading(line).endswith("; read 12.5 GB/s")
+def turning(name: str, *turns: tuple[float, float]) -> Result:
+    """A result of turns, each of so many milliseconds while memory gave so many GB/s."""
+    done = result(name, *(ms for ms, _ in turns))
+    assert done.times is not None
+    own = tuple(Turn(ms / 1e3, read * 1e9) for ms, read in turns)
+    return replace(done, times=replace(done.times, turns=own))
+
+
+def test_a_turns_share_is_of_what_memory_gave_then() -> None:
+    """40 MB in 4 ms at 12.5 GB/s, in 2 ms at 25: 80% each time, though memory changed."""
+    line = report.records([turning("tkg", (4.0, 12.5), (2.0, 25.0), (2.0, 25.0))], CEILINGS)[0]
+    assert line["read_gb_per_s"] == pytest.approx(25)
+    assert line["bandwidth_share"] == line["roofline_share"] == pytest.approx(0.8)
+    assert line["roofline_ms"] == pytest.approx(1.6)
+    assert line["ms"] == pytest.approx(2.0)
+    assert report.heading(line).endswith("; read 25.0 GB/s")
+
+
+def test_times_are_compared_round_by_round() -> None:
+    ours = turning("tkg", (4.0, 12.5), (2.0, 25.0), (2.0, 25.0))
+    theirs = turning("torch", (12.0, 12.5), (12.0, 12.5), (6.0, 25.0))
+    assert report.records([ours, theirs], CEILINGS)[1]["times_tkg"] == pytest.approx(3.0)
 
 
 def test_the_better_ceilings() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tkg.bench import timing
-from tkg.bench.timing import Times, interleaved
+from tkg.bench.timing import Times, Turn, interleaved
 
 
 class Fake:
@@ -60,6 +60,16 @@ def test_a_turn_lasts_as_long_as_it_should(clock: Clock) -> None:
     fake.settle = lambda: None  # type: ignore[method-assign]
     (times,) = interleaved([fake], rounds=2, seconds=20.0)
     assert len(times.seconds) == 20
+
+
+def test_a_turn_knows_what_memory_gave_around_it(clock: Clock) -> None:
+    looks = iter(float(n) for n in range(100))
+    fakes = [Fake(clock, "a", 1.0), Fake(clock, "b", 2.0)]
+    a, b = interleaved(fakes, rounds=2, seconds=0.3, look=lambda: next(looks))
+    assert a.turns == (Turn(1.0, 0.5), Turn(1.0, 3.5))  # a b, then b a
+    assert b.turns == (Turn(2.0, 1.5), Turn(2.0, 2.5))
+    (alone,) = interleaved(fakes[:1], rounds=1, seconds=0.3)
+    assert alone.turns == (Turn(1.0, None),)
 
 
 def test_quartiles() -> None:

@@ -35,7 +35,15 @@ OURS = {
     "tkg.bench.cuda": {"tkg.backends.registry", "tkg.bench", "tkg.machine", "tkg.testing"},
     "tkg.cli": {"tkg", "tkg.backends", "tkg.contract", "tkg.machine", "tkg.runner", "tkg.testing"}
     | {"tkg.bench", "tkg.cli", "nkisim"},
-    "tkg": {"tkg", "tkg.api", "tkg.layer", "tkg.explain", "tkg.machine", "tkg.contract"}
+    "tkg": {
+        "tkg",
+        "tkg.api",
+        "tkg.layer",
+        "tkg.repeats",
+        "tkg.explain",
+        "tkg.machine",
+        "tkg.contract",
+    }
     | {"tkg.backends.registry", "tkg.backends.cpu"},
     "nkisim": {"nkisim"},
 }

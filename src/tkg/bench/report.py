@@ -11,12 +11,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import tkg
 from tkg.bench import rotation
 from tkg.bench.peers import Peer
 from tkg.bench.run import Result
+from tkg.bench.timing import Times
 from tkg.bench.workloads import DTYPES
 from tkg.machine import Ceilings
 
@@ -33,19 +35,23 @@ FIELDS = (
 )
 """Names of a record, in the order of the CSV file's columns; docs/performance.md explains them."""
 
+OF_MEMORY = ("read_gb_per_s", "bandwidth_share", "roofline_ms", "roofline_share")
+"""Those that depend on what memory gave: medians of a contestant's turns."""
+
 
 def records(results: Sequence[Result], ceilings: Ceilings) -> list[Record]:
     """One record a result.
 
     Args:
         results: of any number of rows.
-        ceilings: what the machine gives at best; a result's own look at memory goes before it.
+        ceilings: what the machine gives at best; where memory was looked at in a turn, the turn's
+            shares are of what it gave then.
     """
-    ours = {r.row: r.times.quartiles[1] for r in results if r.peer.ours and r.times}
+    ours = {r.row: r.times for r in results if r.peer.ours and r.times}
     return [_record(result, ceilings, ours.get(result.row)) for result in results]
 
 
-def _record(result: Result, ceilings: Ceilings, ours: float | None) -> Record:
+def _record(result: Result, ceilings: Ceilings, ours: Times | None) -> Record:
     row = result.row
     record: Record = dict.fromkeys(FIELDS)
     record |= {
@@ -69,10 +75,19 @@ def _record(result: Result, ceilings: Ceilings, ours: float | None) -> Record:
     low, middle, high = result.times.quartiles
     record |= {"calls": result.times.calls, "ms": middle * 1e3}
     record |= {"ms_q1": low * 1e3, "ms_q3": high * 1e3}
-    if result.read is not None:
-        ceilings = replace(ceilings, bytes_per_second=result.read)
-    record |= rates(result.cost.bytes, result.cost.flops, middle, ceilings)
-    record["times_tkg"] = None if ours is None else middle / ours
+    moved, flops, turns = result.cost.bytes, result.cost.flops, result.times.turns
+    record |= rates(moved, flops, middle, ceilings)
+    looked = [
+        rates(moved, flops, turn.seconds, replace(ceilings, bytes_per_second=turn.read))
+        for turn in turns
+        if turn.read is not None
+    ]
+    if looked:
+        record |= {name: median(turn[name] for turn in looked) for name in OF_MEMORY}
+    if ours is not None:
+        pairs = zip(turns, ours.turns, strict=True)
+        ratios = [theirs.seconds / mine.seconds for theirs, mine in pairs]
+        record["times_tkg"] = median(ratios or [middle / ours.quartiles[1]])
     return record
 
 

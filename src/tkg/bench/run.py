@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 import tkg
 from tkg import machine
 from tkg.bench import inputs, rotation
@@ -85,7 +83,6 @@ class Result:
         copies: of the weights and caches in its rotation.
         cost: the least that must be moved and computed, in the formats that it computes in.
         times: seconds a call, if it was timed.
-        read: what memory gave meanwhile, bytes a second: the median of one look a round.
     """
 
     row: Row
@@ -96,7 +93,6 @@ class Result:
     copies: int = 0
     cost: Cost | None = None
     times: Times | None = None
-    read: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -140,18 +136,13 @@ def measure(
     contestants = [entry.contestant for entry in loaded.values()]
     for contestant in contestants:
         _warm_up(contestant)
-    place, looks = plan.place, list[float]()
-
-    def look() -> None:
-        if place.read is not None:
-            looks.append(place.read())
-
+    place = plan.place
+    look = place.read or (lambda: None)
     taken = interleaved(contestants, plan.rounds, plan.seconds, place.clock, look)
-    read = float(np.median(looks)) if looks else None
     for (name, entry), times in zip(loaded.items(), taken, strict=True):
         peer = next(peer for peer in peers if peer.name == name)
         results[name] = Result(
-            row, peer, "ok", "", entry.used, entry.copies, entry.cost, times=times, read=read
+            row, peer, "ok", "", entry.used, entry.copies, entry.cost, times=times
         )
     return [results[peer.name] for peer in peers]
 

@@ -26,16 +26,32 @@ class Runnable(Protocol):
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One turn of a contestant.
+
+    Attributes:
+        seconds: a call, the median of the turn.
+        read: what memory gave just then, bytes a second, the mean of a look before and one after;
+            `None` if nobody looks.
+    """
+
+    seconds: float
+    read: float | None = None
+
+
+@dataclass(frozen=True)
 class Times:
     """Seconds a call.
 
     Attributes:
         seconds: one number a timed run, divided by its calls.
         calls: how many calls were timed.
+        turns: one a round.
     """
 
     seconds: tuple[float, ...]
     calls: int
+    turns: tuple[Turn, ...] = ()
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
@@ -60,7 +76,7 @@ def interleaved(
     rounds: int,
     seconds: float,
     clock: Clock = wall,
-    after_round: Callable[[], None] = lambda: None,
+    look: Callable[[], float | None] = lambda: None,
 ) -> list[Times]:
     """Time every contestant in each of the rounds.
 
@@ -69,18 +85,24 @@ def interleaved(
         rounds: each starts with another contestant, so that none always follows the same one.
         seconds: how long each is timed, over all rounds.
         clock: that measures a run.
-        after_round: is called after each round.
+        look: what memory gives at this moment, bytes a second.
     """
     taken: list[list[float]] = [[] for _ in contestants]
+    turns: list[list[Turn]] = [[] for _ in contestants]
     order = list(range(len(contestants)))
+    before = look()
     for _ in range(rounds):
         for index in order:
-            taken[index] += _turn(contestants[index], seconds / rounds, clock)
+            spent = _turn(contestants[index], seconds / rounds, clock)
+            after = look()
+            read = None if before is None or after is None else (before + after) / 2
+            taken[index] += spent
+            turns[index].append(Turn(float(np.median(spent)), read))
+            before = after
         order = order[1:] + order[:1]
-        after_round()
     return [
-        Times(tuple(spent), len(spent) * contestant.calls_per_run)
-        for spent, contestant in zip(taken, contestants, strict=True)
+        Times(tuple(spent), len(spent) * contestant.calls_per_run, tuple(own))
+        for spent, own, contestant in zip(taken, turns, contestants, strict=True)
     ]
 
 

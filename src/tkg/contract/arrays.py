@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tkg.contract import dtypes
+from tkg.contract.errors import Rules
 
 AnyArray = Any
 """What a user may pass: a NumPy array, a torch tensor, a `Float8E4M3` or an `ArraySpec`. A field of
@@ -28,6 +29,7 @@ _BITS = {
 
 _INT32 = np.dtype(np.int32)
 _SKIP_SLOT = np.array(dtypes.SKIP_SLOT)
+_FEW = 64  # numbers that are looked through sooner as a list than as an array
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,39 @@ def as_array(value: Any) -> Array | None:
     )
 
 
+def handle(rules: Rules, field: str, value: Any) -> Array | None:
+    """`as_array`, with a value of the wrong type as a broken rule (and `None`)."""
+    try:
+        return as_array(value)
+    except TypeError as error:
+        rule, _, got = str(error).partition("; got ")
+        rules.broken(field, rule, got, about_type=True)
+        return None
+
+
+def own_handle(owner: object, field: str, value: Any) -> None:
+    """Put the handle of an array in place of the array in a field of a frozen object.
+
+    Raises:
+        TypeError: it is no array.
+    """
+    try:
+        array = as_array(value)
+    except TypeError as error:
+        raise TypeError(f"{type(owner).__name__}: {field} {error}") from None
+    if array is None:
+        raise TypeError(f"{type(owner).__name__}: {field} must be given; got None")
+    object.__setattr__(owner, field, array)
+
+
 def index_values(array: Array) -> np.ndarray:
-    """A new int64 array of an index array's values, 2^32-1 (unsigned "none") turned into -1."""
+    """A new int64 array, in C order, of an index array's values, 2^32-1 (unsigned "none") turned
+    into -1."""
     values = array.values()
-    wide = values.astype(np.int64)
-    if values.dtype != _INT32:  # which holds no 2^32-1
+    wide = values.astype(np.int64, order="C")
+    if values.dtype == _INT32:  # holds no 2^32-1
+        return wide
+    if wide.size > _FEW or dtypes.SKIP_SLOT in wide.ravel().tolist():
         wide[wide == _SKIP_SLOT] = -1
     return wide
 

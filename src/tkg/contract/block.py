@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tkg.contract.arrays import AnyArray, Array, as_array, index_values
+from tkg.contract.arrays import AnyArray, Array, index_values, own_handle
 from tkg.contract.cache import KVCache
 from tkg.contract.once import once
 from tkg.contract.quantization import QuantizationType
@@ -20,17 +20,19 @@ from tkg.contract.quantization import QuantizationType
 class Part:
     """A named part of a block: turns the arrays that its fields hold into `Array` handles.
 
-    `_arrays` names those fields, `_parts` the fields that hold other parts.
+    `_arrays` names those fields, `_required` those of them that may not be `None`, `_parts` the
+    fields that hold other parts.
     """
 
     _arrays: tuple[str, ...] = ()
+    _required: tuple[str, ...] = ()
     _parts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in self._arrays:
             value = getattr(self, name)
-            if value is not None and value.__class__ is not Array:
-                object.__setattr__(self, name, as_array(value))
+            if value.__class__ is not Array and (value is not None or name in self._required):
+                own_handle(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Linear(Part):
     input_scale: AnyArray = None
     prepared: Any = field(default=None, repr=False, compare=False)
     _arrays = ("weight", "bias", "weight_scale", "input_scale")
+    _required = ("weight",)
 
     def input_scale_value(self) -> float | None:
         """STATIC's activation scale."""
@@ -254,14 +257,12 @@ class BlockCall(Part):
         ids = self.slot_ids
         if ids is None or not self.readable(ids):
             return None
-        if ids is self.pos_ids:
-            return self.positions
         slots = index_values(ids)
         if slots.shape[1] < self.tokens:
             slots = np.where(slots == -1, -1, slots + np.arange(self.tokens))
         if self.start is not None and -1 in self.start.tolist():
-            slots[self.start == -1] = -1
-        return np.ascontiguousarray(slots)
+            slots[self.start == -1] = -1  # whatever stands behind it
+        return slots
 
     def out_shape(self) -> tuple[int, ...]:
         """Shape of `out` (docs/contract.md, outputs)."""

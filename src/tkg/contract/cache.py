@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tkg.contract import dtypes
-from tkg.contract.arrays import AnyArray, Array, as_array
+from tkg.contract.arrays import AnyArray, Array, as_array, own_handle
 from tkg.contract.errors import Rules
 from tkg.contract.once import once
 from tkg.contract.quantization import KVScale
@@ -53,8 +53,9 @@ class KVCache:
     scale: KVScale | None = None
 
     def __post_init__(self) -> None:
-        for field in ("k", "v", "block_table"):
-            object.__setattr__(self, field, as_array(getattr(self, field)))
+        for field, value in (("k", self.k), ("v", self.v), ("block_table", self.block_table)):
+            if value.__class__ is not Array and (value is not None or field != "block_table"):
+                own_handle(self, field, value)
 
     @classmethod
     def flat(
@@ -116,6 +117,12 @@ class KVCache:
             return Geometry(outer, length, shape[2] if len(shape) == 4 else 1, shape[-1])
         kv_heads = shape[1] if len(shape) == 4 else 1
         return Geometry(shape[0], shape[-2], kv_heads, shape[-1])
+
+    @once
+    def sources(self) -> tuple[Any, Any, Any]:
+        """The user's own K, V and block table."""
+        table = self.block_table
+        return self.k.source, self.v.source, None if table is None else table.source
 
     @once
     def k_slots(self) -> np.ndarray:

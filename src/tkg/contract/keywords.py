@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tkg.contract import dtypes
-from tkg.contract.arrays import Array, as_array
+from tkg.contract.arrays import Array, as_array, handle
 from tkg.contract.block import Block, BlockCall, Heads, Linear, QKNorm, RMSNorm
 from tkg.contract.block_rules import check_block
 from tkg.contract.cache import KVCache, check_cache
@@ -133,9 +133,8 @@ def with_handles(
             continue
         try:
             args[name] = as_array(value)
-        except TypeError as error:
-            rule, _, got = str(error).partition("; got ")
-            rules.broken(name, rule, got, about_type=True)
+        except TypeError:
+            handle(rules, name, value)
     for name in kinds:
         if not isinstance(args[name], QuantizationType):
             rules.broken(name, "must be a QuantizationType", repr(args[name]), about_type=True)

@@ -19,6 +19,7 @@ from tkg.backends.cpu.library import (
 )
 from tkg.backends.cpu.limits import unsupported
 from tkg.backends.cpu.parts import prepare
+from tkg.backends.cpu.repeats import repeat, repeat_projection
 
 __all__ = [
     "attention_block",
@@ -29,6 +30,8 @@ __all__ = [
     "measure_read_bandwidth",
     "output_projection",
     "prepare",
+    "repeat",
+    "repeat_projection",
     "set_num_threads",
     "unavailable",
     "unsupported",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tkg.backends.cpu.library import core
@@ -15,19 +17,35 @@ from tkg.contract.projection import ProjectionCall
 
 def attention_block(call: BlockCall) -> BlockOutput:
     """Run a block call; updates the caches in place if it says so."""
-    block, cache, x = call.block, call.cache, call.x
-    layer = block.prepared or plain(block)
-    heads, table, scale = block.heads, cache.block_table, cache.scale
-    out = np.empty(call.out_shape(), dtypes.NUMPY[x.dtype])
+    layer = call.block.prepared or plain(call.block)
+    out = np.empty(call.out_shape(), dtypes.NUMPY[call.x.dtype])
+    heads = call.block.heads
     new = np.empty(
-        (2, call.batch, call.tokens, heads.kv, heads.d_head), dtypes.NUMPY[cache.v.dtype]
+        (2, call.batch, call.tokens, heads.kv, heads.d_head), dtypes.NUMPY[call.cache.v.dtype]
     )
-    core().attention_block(
-        layer.part,
-        x=np.ascontiguousarray(x.numpy()),
-        x_dtype=core_dtype(x.dtype),
-        cos=_vector(call.cos),
-        sin=_vector(call.sin),
+    arrays = np.ascontiguousarray(call.x.numpy()), _vector(call.cos), _vector(call.sin)
+    core().attention_block(layer.part, step(call, *arrays, k_new=new[0], v_new=new[1], out=out))
+    return BlockOutput(out, *new) if call.slots is None else BlockOutput(out)
+
+
+def step(
+    call: BlockCall,
+    x: np.ndarray,
+    cos: np.ndarray | None,
+    sin: np.ndarray | None,
+    k_new: np.ndarray | None = None,
+    v_new: np.ndarray | None = None,
+    out: np.ndarray | None = None,
+) -> Any:
+    """The core's form of a call. It points into these arrays and the call's, which the caller keeps
+    alive."""
+    block, cache = call.block, call.cache
+    table, scale = cache.block_table, cache.scale
+    return core().Step(
+        x=x,
+        x_dtype=core_dtype(call.x.dtype),
+        cos=cos,
+        sin=sin,
         k=cache.k_slots,
         v=cache.v_slots,
         cache_dtype=core_dtype(cache.v.dtype),
@@ -41,11 +59,10 @@ def attention_block(call: BlockCall) -> BlockOutput:
         slots=call.slots,
         softmax_scale=block.softmax_scale,
         attention_scale=block.attention_scale,
-        k_new=new[0],
-        v_new=new[1],
+        k_new=k_new,
+        v_new=v_new,
         out=out,
     )
-    return BlockOutput(out, *new) if call.slots is None else BlockOutput(out)
 
 
 def _vector(array: Array | None) -> np.ndarray | None:

@@ -1,0 +1,114 @@
+// Steps and projections like one that was checked.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <utility>
+
+#include "bindings/arrays.h"
+#include "core/placement.h"
+#include "core/team.h"
+#include "core/variant.h"
+#include "core/workspace.h"
+
+namespace tkg {
+
+// The arrays of a step, as the caller has them.
+struct StepArrays {
+    nb::handle x, k, v, block_table, pos_ids, cos, sin, slots;
+};
+
+// What a step's cache holds, and what numbers its positions and slots are.
+struct StepTypes {
+    std::int64_t blocks, row_slots;  // of a block cache, of a flat one
+    Indices::Type positions, slots;
+};
+
+// A step over a cache, to be taken again. What was checked of it holds for a step whose arrays have
+// the same forms and whose caches are the same memory. What depends on values, positions and the
+// block table, is looked at each time (core/placement.h).
+class RepeatedStep {
+public:
+    // `make_out` makes an array for the output.
+    RepeatedStep(const Layer& layer, const Step& step, const StepArrays& arrays, StepTypes types,
+                 nb::object make_out)
+        : layer_(layer),
+          step_(step),
+          x_(arrays.x),
+          k_(arrays.k),
+          v_(arrays.v),
+          block_table_(arrays.block_table),
+          pos_ids_(arrays.pos_ids),
+          cos_(arrays.cos),
+          sin_(arrays.sin),
+          slots_(arrays.slots),
+          types_(types),
+          make_out_(std::move(make_out)) {}
+
+    // The output; None, and nothing is done, for a step that must be checked like a first one.
+    nb::object run(const StepArrays& arrays) const {
+        Step step = step_;
+        Indices positions{0, types_.positions}, slots{0, types_.slots};
+        if (!find(arrays, step) || !pos_ids_.find(arrays.pos_ids, positions.data) ||
+            !slots_.find(arrays.slots, slots.data))
+            return nb::none();
+        const Placement placement(step, layer_.window, types_.blocks, types_.row_slots, positions,
+                                  slots);
+        if (!placement.legal()) return nb::none();
+        step.start = placement.start();
+        step.slots = placement.slots();
+        const std::int64_t bytes =
+            step.batch * step.tokens * layer_.kv_heads * layer_.d_head * size_of(step.cache_dtype);
+        const auto added =
+            std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(2 * bytes));
+        step.k_new = reinterpret_cast<Address>(added.get());
+        step.v_new = step.k_new + static_cast<Address>(bytes);
+        nb::object out = make_out_();
+        if (!Form(out).find(out, step.out)) return nb::none();
+        const nb::gil_scoped_release release;
+        variant().attention_block(layer_, step, team(), workspace());
+        return out;
+    }
+
+private:
+    // Whether the arrays that the kernels read have their forms; where they are.
+    bool find(const StepArrays& arrays, Step& step) const {
+        Address k = 0, v = 0;
+        return x_.find(arrays.x, step.x) && cos_.find(arrays.cos, step.cos) &&
+               sin_.find(arrays.sin, step.sin) &&
+               block_table_.find(arrays.block_table, step.block_table) &&
+               k_.find(arrays.k, k, true) && k == step.k.data && v_.find(arrays.v, v, true) &&
+               v == step.v.data;
+    }
+
+    Layer layer_;
+    Step step_;
+    Form x_, k_, v_, block_table_, pos_ids_, cos_, sin_, slots_;
+    StepTypes types_;
+    nb::object make_out_;
+};
+
+// A projection of x [..., in], to be made again of an array of the same form.
+class RepeatedProjection {
+public:
+    RepeatedProjection(const Projection& projection, nb::handle x, nb::object make_out)
+        : projection_(projection), x_(x), make_out_(std::move(make_out)) {}
+
+    // As `RepeatedStep::run`.
+    nb::object run(nb::handle x) const {
+        Projection call = projection_;
+        if (!x_.find(x, call.attention)) return nb::none();
+        nb::object out = make_out_();
+        if (!Form(out).find(out, call.out)) return nb::none();
+        const nb::gil_scoped_release release;
+        variant().output_projection(call, team(), workspace());
+        return out;
+    }
+
+private:
+    Projection projection_;
+    Form x_;
+    nb::object make_out_;
+};
+
+}  // namespace tkg
