@@ -35,17 +35,27 @@ def whole(parts: list[tuple[Any, ...]], rows: int, hidden: int) -> np.ndarray:
 
 
 def norm_of(
-    X: np.ndarray, gamma: np.ndarray | None, hidden: int, lnc: int, eps: float | None = 1e-5
+    X: np.ndarray,
+    gamma: np.ndarray | None,
+    hidden: int,
+    lnc: int,
+    eps: float | None = 1e-5,
+    all_here: bool = False,
 ) -> np.ndarray:
-    """What the chip makes of X [R, H'], of which `hidden` count. eps None: no norm."""
+    """What the chip makes of X [R, H'], of which `hidden` count. eps None: no norm. `all_here`:
+    both cores have all of X."""
 
     def body(sbm, X, gamma=None):
         rows = X.shape[0]
         split = HiddenSplit(hidden, X.shape[1])
-        x = load_hidden(sbm, X, split, rows)
+        both = load_hidden(sbm, X, split.both(), rows, True) if all_here else None
+        if all_here:
+            x = both[:, split.first : split.first + split.count, :]
+        else:
+            x = load_hidden(sbm, X, split, rows, eps is not None)
         if eps is not None:
             weight = None if gamma is None else load_gamma(sbm, gamma, split)
-            x = input_norm_tkg(sbm, x, split, weight, eps)
+            x = input_norm_tkg(sbm, x, split, weight, eps, whole=both)
         return values_of(x), split.first, split.width
 
     given = [X] if gamma is None else [X, gamma]
@@ -67,6 +77,21 @@ def test_norm(lnc: int, hidden: int, with_gamma: bool) -> None:
     X = 0.01 * rng().standard_normal((3, hidden)).astype(np.float32)
     gamma = (1 + rng(1).standard_normal((1, hidden))).astype(np.float32) if with_gamma else None
     close(norm_of(X, gamma, hidden, lnc), wanted(X, gamma, hidden, 1e-5))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("hidden", EVEN)
+def test_norm_where_both_cores_have_all_of_x(hidden: int, rows: int) -> None:
+    X = 0.01 * rng().standard_normal((rows, hidden)).astype(np.float32)
+    gamma = (1 + rng(1).standard_normal((1, hidden))).astype(np.float32)
+    close(norm_of(X, gamma, hidden, 2, all_here=True), wanted(X, gamma, hidden, 1e-5))
+
+
+@pytest.mark.parametrize("lnc, hidden", CASES)
+def test_norm_of_one_row(lnc: int, hidden: int) -> None:
+    X = rng().standard_normal((1, hidden)).astype(BF16)
+    got, true = norm_of(X, None, hidden, lnc), wanted(X, None, hidden, 1e-5)
+    close(got, rounded(true, BF16), 2**-8)
 
 
 @pytest.mark.parametrize("lnc, hidden", CASES)

@@ -8,7 +8,6 @@ import pytest
 from tests.neuron.on_chip import close, on_cores, put, rng, values_of
 from tkg.backends.neuron.matrices import (
     apply_matrix,
-    expansion,
     filled,
     identity,
     rotation,
@@ -35,24 +34,12 @@ def test_rotation(d: int, contiguous: bool) -> None:
     x = rng().standard_normal((d, 7)).astype(np.float32)
 
     def body(sbm):
-        return values_of(apply_matrix(sbm, rotation(sbm, d, contiguous, "turn"), put(sbm, x), "y"))
+        ones = filled(sbm, (d, d), 1.0, "ones")
+        matrix = rotation(sbm, d, contiguous, ones, "turn")
+        return values_of(apply_matrix(sbm, matrix, put(sbm, x), "y"))
 
     (got,) = on_cores(body)
     np.testing.assert_array_equal(got, turned(x, contiguous))
-
-
-@pytest.mark.parametrize("contiguous", [True, False])
-@pytest.mark.parametrize("d", SIZES)
-def test_expansion(d: int, contiguous: bool) -> None:
-    """One value a pair, on both of its elements."""
-    x = rng().standard_normal((d // 2, 5)).astype(np.float32)
-
-    def body(sbm):
-        return values_of(apply_matrix(sbm, expansion(sbm, d, contiguous, "m"), put(sbm, x), "y"))
-
-    (got,) = on_cores(body)
-    wanted = np.concatenate([x, x]) if contiguous else np.repeat(x, 2, axis=0)
-    np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize("parity", [0, 1])
@@ -69,7 +56,10 @@ def test_selection(d: int, parity: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5, 128])
 def test_identity(size: int) -> None:
-    (got,) = on_cores(lambda sbm: values_of(identity(sbm, size, "i")))
+    def body(sbm):
+        return values_of(identity(sbm, filled(sbm, (size, size), 1.0, "ones"), "i"))
+
+    (got,) = on_cores(body)
     np.testing.assert_array_equal(got, np.eye(size, dtype=np.float32))
 
 

@@ -34,6 +34,10 @@ SHORT = [
     ("llama3-8b-tp8", "bf16", "flat", 1, 1024),
     ("gpt-oss-tp8-padded", "bf16", "flat", 1, 1024),
     ("gpt-oss-tp8-padded", "bf16", "flat", 1, 8192),
+    ("gpt-oss-tp8-padded", "bf16", "block", 4, 1024),
+    ("gpt-oss-tp8-padded", "bf16", "block", 16, 1024),
+    ("llama3-8b-tp8", "fp8", "block", 1, 8192),
+    ("llama3-8b-tp8", "fp8", "flat", 16, 1024),
     ("gpt-oss-tp8-padded", "bf16", "flat", 16, 1024),
     ("llama3-8b-tp8", "fp8", "block", 4, 8192),
 ]
@@ -48,7 +52,11 @@ def test_a_short_call_is_near_its_bound(shape: tuple[str, str, str, int, int]) -
 
 @pytest.mark.parametrize(
     "shape",
-    [("llama3-70b-tp8", "fp8", "transposed", 1, 8192), ("llama3-8b-tp8", "bf16", "block", 4, 8192)],
+    [
+        ("llama3-70b-tp8", "fp8", "transposed", 1, 8192),
+        ("llama3-8b-tp8", "bf16", "block", 4, 8192),
+        ("llama3-8b-tp8", "fp8", "block", 4, 8192),
+    ],
     ids=str,
 )
 def test_two_cores_are_faster(shape: tuple[str, str, str, int, int]) -> None:
@@ -56,11 +64,27 @@ def test_two_cores_are_faster(shape: tuple[str, str, str, int, int]) -> None:
 
 
 @pytest.mark.parametrize("lnc", [1, 2])
+@pytest.mark.parametrize("cache, batch", [("flat", 1), ("block", 4), ("transposed", 16)])
+@pytest.mark.parametrize("formats", ["bf16", "fp8"])
 @pytest.mark.parametrize("layer", ["llama3-70b-tp64", "gpt-oss-tp8-padded"])
-def test_the_bound_with_latencies(layer: str, lnc: int) -> None:
+def test_the_bound_with_latencies(
+    layer: str, formats: str, cache: str, batch: int, lnc: int
+) -> None:
     """Above the DMA bound where a call is short, and never above what was modelled."""
-    result = found(layer, "bf16", "flat", 1, 1024, lnc)
+    result = found(layer, formats, cache, batch, 1024, lnc)
     assert result.dma_bound < result.latency_bound < result.modelled
+
+
+def test_what_the_last_multiply_waits_for() -> None:
+    """All that is read but the sink, the projection's bias and scale, and where new tokens go; of
+    the caches not what is written."""
+    call = profiled("gpt-oss-tp8-padded", "fp8", "flat", 1, 1024, 1).call
+    waits = profile_figures.latency_bound(call, TRN2, 1.0)
+    waits -= profile_figures.latency_bound(call, TRN2, float("inf"))
+    least = profile_figures.least_bytes(call)
+    late = ("sink", "bias_out", "weight_dequant_scale_out", "kv_cache_update_idx", "out")
+    new = 2 * 64  # K and V of one token, a byte an element
+    assert waits == pytest.approx(sum(least.values()) - sum(least[x] for x in late) - new)
 
 
 def test_the_latencies_are_the_chips() -> None:
@@ -73,7 +97,7 @@ def test_the_latencies_are_the_chips() -> None:
 
 def test_work_for_the_clock_counts_for_no_bound() -> None:
     """The tensor engine is held for longer than what its bound says, by those multiplies."""
-    run = profiled("llama3-8b-tp8", "fp8", "flat", 1, 1024, 1)
+    run = profiled("llama3-8b-tp8", "fp8", "flat", 4, 1024, 1)
     timeline = run.report.timeline
     spent = sum(
         held - start
@@ -95,7 +119,7 @@ def test_nobody_reads_what_the_clocks_work_writes() -> None:
 
 @pytest.mark.parametrize(
     "rows, share, chunks",
-    [(1, 8192, 4), (1, 4096, 4), (1, 3072, 3), (1, 128, 1), (4, 4096, 2), (16, 8192, 1)],
+    [(1, 8192, 4), (1, 4096, 4), (1, 3072, 3), (1, 128, 1), (16, 4096, 2), (17, 8192, 1)],
 )
 def test_chunks_of_columns(rows: int, share: int, chunks: int) -> None:
     """They divide the columns, and their pieces of a row stay long."""

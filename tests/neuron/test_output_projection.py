@@ -12,6 +12,7 @@ from nkisim.report import Report
 from tests.calls import projection_check
 from tests.neuron.on_chip import close, on_cores, put, rng, rounded, values_of
 from tkg.backends.neuron import launch, layout
+from tkg.backends.neuron.column_tiles import tiled_columns
 from tkg.backends.neuron.output_columns import weights_stay
 from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.contract.quantization import QuantizationType
@@ -262,6 +263,34 @@ def test_a_row_lies_on_every_partition_asked_for() -> None:
     for n, tile in zip((1, 33, 128), got, strict=True):
         assert len(tile) >= n
         assert (tile == row[0, 3:23]).all()
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32], ids=["bf16", "f16", "f32"])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("lnc", [1, 2])
+@pytest.mark.parametrize("d, batch, tokens", [(128, 1, 1), (128, 2, 16), (64, 5, 1), (80, 3, 3)])
+def test_columns_in_tiles(
+    d: int, batch: int, tokens: int, lnc: int, scaled: bool, dtype: Any
+) -> None:
+    """FP8 weights, up to 32 rows: all but a core's last 1024 columns go in tiles."""
+    hidden = 2048 * lnc
+    call = draw(d, batch, 8, tokens, hidden, dtype)
+    call["weight"] = call["weight"].astype(FP8)
+    if scaled:
+        scale = rng(2).uniform(0.5, 2, (128, hidden)).astype(np.float32)
+        call |= {"quantization_type": ROW, "weight_scale": np.repeat(scale[:1], 128, 0)}
+    run = launch.run_with_report("output_projection_tkg", lnc, call)
+    check(call, run.result)
+    records = run.report.program.cores[0].records or ()
+    assert any(record.work.get("tile") for record in records)
+
+
+@pytest.mark.parametrize(
+    "rows, share, count",
+    [(1, 4096, 3072), (32, 2048, 1024), (33, 4096, 0), (1, 1024, 0), (1, 1536, 0)],
+)
+def test_how_many_columns_go_in_tiles(rows: int, share: int, count: int) -> None:
+    assert tiled_columns(rows, share) == count
 
 
 def test_weights_stay_only_where_that_is_cheaper_and_fits() -> None:

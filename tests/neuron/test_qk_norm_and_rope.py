@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ml_dtypes
+import nki.language as nl
 import numpy as np
 import pytest
 
 from tests.neuron.on_chip import close, on_cores, put, rng, values_of
 from tests.neuron.test_matrices import turned
+from tkg.backends.neuron.matrices import add_terms
 from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
-from tkg.backends.neuron.rope_tkg import load_rope, rope_tkg
+from tkg.backends.neuron.rope_tkg import load_rope, rope_terms, rope_tkg
 
 HEADS_ROWS = [(1, 1), (3, 2), (8, 100), (5, 128), (2, 127)]  # the last two: several PSUM banks
 
@@ -53,7 +55,8 @@ def test_norm_of_zeros_is_zero() -> None:
 @pytest.mark.parametrize("contiguous", [True, False])
 @pytest.mark.parametrize("d", [2, 6, 10, 80, 128])
 def test_rope(d: int, contiguous: bool, heads: int, rows: int) -> None:
-    """Odd d/2 among them."""
+    """Odd d/2 among them; in place, and as terms that are added up into the even and the odd
+    elements."""
     t = operand(d, heads, rows)
     angle = rng(1).uniform(-9, 9, (d // 2, rows, 1))
     tables = [f(angle).astype(np.float32) for f in (np.cos, np.sin)]
@@ -61,10 +64,16 @@ def test_rope(d: int, contiguous: bool, heads: int, rows: int) -> None:
     def body(sbm, cos, sin):
         loaded = load_rope(sbm, cos, sin, contiguous)
         tile = put(sbm, t)
+        halves = sbm.stack((d // 2, 2, heads * rows), nl.float32, "halves")
+        cuts = (slice(0, d, 2), slice(1, d, 2))
+        terms, _ = rope_terms(sbm, tile, loaded, "terms")
+        add_terms(terms, cuts, halves, 2.0)
         rope_tkg(sbm, tile, loaded, "rope")
-        return values_of(tile)
+        return values_of(tile), values_of(halves)
 
-    (got,) = on_cores(body, *tables)
+    ((got, halves),) = on_cores(body, *tables)
+    np.testing.assert_array_equal(halves[:, 0], 2 * got[0::2].reshape(d // 2, -1))
+    np.testing.assert_array_equal(halves[:, 1], 2 * got[1::2].reshape(d // 2, -1))
     cos, sin = (
         np.concatenate([x, x]) if contiguous else np.repeat(x, 2, axis=0)
         for x in (table.astype(np.float64).reshape(d // 2, 1, rows) for table in tables)

@@ -13,6 +13,16 @@ from tkg.contract.cost import Call, cost
 from tkg.contract.keywords import BLOCK_NAMES
 from tkg.contract.projection import PROJECTION_NAMES
 
+COME_FIRST = (
+    "attention", "weight", "X", "rmsnorm_X_gamma", "W_qkv", "bias_qkv", "weight_dequant_scale_qkv",
+    "rmsnorm_QK_pre_rope_W_Q", "rmsnorm_QK_pre_rope_W_K", "rmsnorm_QK_post_rope_W_Q",
+    "rmsnorm_QK_post_rope_W_K", "cos", "sin", "active_blocks_table", "attention_mask", "pos_ids",
+    "k_scale", "v_scale", "W_out",
+)  # fmt: skip
+"""What the last multiply waits for, besides the cached slots, each by the name of its tensor: what
+it multiplies, and what that is computed from. Not a sink, nor the projection's bias and scale,
+which may come after it."""
+
 KEEPS_CLOCK = "clock"
 """What the multiplies write that keep the tensor engine's clock up: no work of the call's."""
 
@@ -39,8 +49,8 @@ class Figures:
     Attributes:
         modelled: from the first instruction to the last result.
         dma_bound: the least HBM bytes of the call at `bytes_per_us`, all DMA engines busy.
-        latency_bound: the same, and the latencies before the first and after the last byte that
-            the tensor engine multiplies, which no order of the transfers hides.
+        latency_bound: the bytes that the last multiply waits for at that rate, and the latencies
+            before the first and after the last of them, which no order of the transfers hides.
         engine, engine_bound: the busiest engine and the time that its instructions hold it.
         tensors: HBM traffic, most bytes first; `total` is their sum.
     """
@@ -102,20 +112,24 @@ def busiest_engine(report: Report) -> tuple[str, float]:
 
 
 def latency_bound(call: Call, chip: Chip, rate: float) -> float:
-    """The time of what must happen one after the other, in us: the first transfer's start; all
-    weights and cached slots at `rate`, each of which is multiplied; of the last one its completion,
-    a multiply, a copy out of PSUM, and the output's transfer."""
+    """The time of what must happen one after the other, in us: the first transfer's start; at
+    `rate` all bytes that the last multiply waits for, in whatever order; of the last one its
+    completion, a multiply, a copy out of PSUM, and the output's transfer.
+
+    Each term is the least that the chip's record has for any such step. Whichever bytes come last,
+    the output still waits for a multiply: of W_out, or of the activations that it meets.
+    """
     dma, tensor, vector = chip.dma, chip.tensor, chip.vector
     least, written = least_bytes(call), cost(call).written_bytes
-    multiplied = sum(least.get(name, 0) for name in ("W_qkv", "W_out", "weight"))
+    awaited = sum(least.get(name, 0) for name in COME_FIRST)
     for x in "KV":
-        multiplied += max(0, least.get(f"{x}_cache", 0) - written.get(f"{x}_out", 0))
+        awaited += max(0, least.get(f"{x}_cache", 0) - written.get(f"{x}_out", 0))
     start = min(way.start_ns for way in (dma.static, dma.software, dma.hardware) if way)
     multiply = tensor.load_ns + tensor.min_cycles / tensor.ghz + tensor.fixed_ns
     copy = vector.min_cycles / vector.ghz + vector.fixed_ns
     after = dma.finish_ns + multiply + copy + start + dma.row_ns + dma.finish_ns
     waits = 2 * chip.sync.semaphore_ns
-    return multiplied / rate + (start + after + waits) / 1000
+    return awaited / rate + (start + after + waits) / 1000
 
 
 def dma_bytes_per_us(chip: Chip, cores: int) -> float:

@@ -20,6 +20,7 @@ from tkg.backends.neuron.cache_update_tkg import (
     new_outputs,
 )
 from tkg.backends.neuron.clock import Clock
+from tkg.backends.neuron.column_tiles import goes_in_tiles
 from tkg.backends.neuron.context import (
     plan_context,
     visible_from_mask,
@@ -33,7 +34,9 @@ from tkg.backends.neuron.input_norm_tkg import (
 )
 from tkg.backends.neuron.layout import (
     PMAX,
+    QUADRANT,
     copy,
+    fold_heads,
     head_parts,
     hidden_share,
     swap_with_peer,
@@ -43,6 +46,7 @@ from tkg.backends.neuron.new_heads import (
     NewHeads,
     load_cache_scales,
     norm_and_rotate,
+    turns_at_once,
 )
 from tkg.backends.neuron.new_tokens import load_sink
 from tkg.backends.neuron.output_columns import OutputColumns
@@ -50,12 +54,13 @@ from tkg.backends.neuron.output_projection_tkg import output_projection_tkg
 from tkg.backends.neuron.prepared_queries import parity_picks, prepare_queries
 from tkg.backends.neuron.qkv_projection_tkg import QkvProjection, QkvScales
 from tkg.backends.neuron.rope_tkg import load_rope
-from tkg.backends.neuron.sbuf_manager import SbufManager
+from tkg.backends.neuron.sbuf_manager import SbufManager, bytes_of
 from tkg.contract.quantization import QuantizationType
 
 FEW_TILES = 64  # of a call's context, up to which the tensor engine often waits
 LATE_ROWS = 32  # up to which K and V of the new tokens wait for the first of the cache
 LAST_LOADS = 4  # of Q's weights, that come before what another queue loads next
+WHOLE_X = 50  # times X that QKV's weights have to be, for both cores to read all of it
 
 
 def attention_block_tkg(
@@ -119,9 +124,13 @@ def attention_block_tkg(
         columns = sizes.batch * sizes.q_heads * sizes.parts * sizes.tokens
         out = manager.allocate((sizes.size, columns), X.dtype, "out")
     manager.open_scope("attention_block")
-    # Heads first: so the projection takes it as it lies.
-    shape = (sizes.size, sizes.q_heads * sizes.parts, sizes.batch, sizes.tokens)
-    attention = manager.stack(shape, X.dtype, "attention").permute((0, 2, 1, 3))
+    columns = None
+    if W_out != None:
+        share = hidden_share(W_out.shape[1])[1]
+        static = quantization_type_out == QuantizationType.STATIC
+        tiled = goes_in_tiles(W_out, static, bias_out)
+        columns = OutputColumns(share, sizes.rows, (transposed_out, out_in_sb), tiled)
+    attention = attention_tile(manager, sizes, X.dtype, columns)
     length, prior = context_length(V, active_blocks_table, attention_mask, sizes.tokens)
     context = plan_context(length, prior, V.shape[1] if block else 0, sizes.batch)
     rows, here = share_work(sizes.batch, context)
@@ -129,16 +138,19 @@ def attention_block_tkg(
     if block:
         table = block_rows(manager, active_blocks_table, here, V.shape[0], V.shape[1])
     reader = CacheReader(manager, K, V, here, K_cache_transposed, table)
+    reader.batch = rows[1]
     load_exp(manager)
     clock = Clock(manager)
-    clock.start()
-    x, split = load_input(manager, X, sizes.rows, X_hidden_dim_actual)
+    x, split, whole = load_input(
+        manager, X, W_qkv, sizes.rows, X_hidden_dim_actual, rmsnorm_X_enabled
+    )
     if rmsnorm_X_enabled:
         gamma = None
         if rmsnorm_X_gamma != None:
             gamma = load_gamma(manager, rmsnorm_X_gamma, split)
         eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
-        x = input_norm_tkg(manager, x, split, gamma, eps)
+        x = input_norm_tkg(manager, x, split, gamma, eps, whole=whole)
+    clock.start()
     # What depends on no stage is made before the first of them: later it would wait for their SBUF.
     qkv_scales = QkvScales(
         manager, sizes.sections(), quantization_type_qkv, bias_qkv, weight_dequant_scale_qkv,
@@ -158,11 +170,14 @@ def attention_block_tkg(
     if update_cache:
         where = Slots(manager, (K, V), kv_cache_update_idx, sizes.tokens, K_cache_transposed, block)
     scales = load_cache_scales(manager, k_scale, v_scale)
-    picks = parity_picks(manager, reader)
-    columns = None
+    pre = (rmsnorm_QK_pre_rope_enabled, rmsnorm_QK_pre_rope_eps)
+    post = (rmsnorm_QK_post_rope_enabled, rmsnorm_QK_post_rope_eps)
+    q_norms = head_norms("q", pre, rmsnorm_QK_pre_rope_W_Q, post, rmsnorm_QK_post_rope_W_Q)
+    k_norms = head_norms("k", pre, rmsnorm_QK_pre_rope_W_K, post, rmsnorm_QK_post_rope_W_K)
+    # Where nothing comes between, the queries are turned into their parts at once.
+    at_once = not skip_attention and turns_at_once(tables, q_norms)
+    picks = parity_picks(manager, reader, at_once)
     if W_out != None:
-        share = hidden_share(W_out.shape[1])[1]
-        columns = OutputColumns(share, sizes.rows, transposed_out, out_in_sb)
         by_row = quantization_type_out == QuantizationType.ROW
         columns.load(manager, bias_out, weight_dequant_scale_out if by_row else None)
     q = manager.stack((sizes.size, sizes.q_heads * sizes.parts, sizes.rows), nl.float32, "q")
@@ -172,16 +187,12 @@ def attention_block_tkg(
     projection.project(q, 0, "q")
     projected = projection.ring.loads[-1:]
     reader.come_after(projection.ring.loads[-LAST_LOADS : 1 - LAST_LOADS], W_qkv)
-    pre = (rmsnorm_QK_pre_rope_enabled, rmsnorm_QK_pre_rope_eps)
-    post = (rmsnorm_QK_post_rope_enabled, rmsnorm_QK_post_rope_eps)
-    q_norms = head_norms("q", pre, rmsnorm_QK_pre_rope_W_Q, post, rmsnorm_QK_post_rope_W_Q)
-    k_norms = head_norms("k", pre, rmsnorm_QK_pre_rope_W_K, post, rmsnorm_QK_post_rope_W_K)
     heads.prepare(projection, k_norms, tables, scales)
     late = not skip_attention and sizes.rows <= LATE_ROWS
     if not late:
         heads.make()
         manager.close_scope()
-    norm_and_rotate(manager, q, q_norms, tables, sizes.parts)
+    norm_and_rotate(manager, q, q_norms, None if at_once else tables, sizes.parts)
     new = heads.new
     landmarks = Landmarks()
     if skip_attention:
@@ -189,7 +200,9 @@ def attention_block_tkg(
         heads.make_rows()
     else:
         scale = sizes.d_head**-0.5 if softmax_scale == None else softmax_scale
-        queries = prepare_queries(manager, q, scale, picks, new, (X.dtype, K.dtype))
+        dtypes = (X.dtype, K.dtype)
+        turns = tables if at_once else None
+        queries = prepare_queries(manager, q, scale, picks, new, dtypes, turns)
         shared = here.groups < context.groups
         if late:
             queries.made_by(heads)
@@ -197,9 +210,6 @@ def attention_block_tkg(
         if late:
             manager.close_scope()
         heads.make_rows()
-        clock.keep(projected)
-        if here.tiles() * rows[1] * sizes.kv_heads <= FEW_TILES:
-            clock.keep(projection.ring.loads[-1:] if late else landmarks.scored)
         if attention_scale != 1.0:
             nisa.tensor_scalar(attention, attention, nl.multiply, attention_scale)
         if rows[1] < sizes.batch:
@@ -215,6 +225,9 @@ def attention_block_tkg(
     else:
         out = attention_to_hbm(attention, sizes.parts)
     if not skip_attention:
+        clock.keep(projected)
+        if here.tiles() * rows[1] * sizes.kv_heads <= FEW_TILES:
+            clock.keep(projection.ring.loads[-1:] if late else landmarks.scored)
         clock.keep(landmarks.weighed + reader.loads[-1:])
     # Last: what starts these DMAs has nothing else to do then.
     K_out, V_out = K_cache, V_cache
@@ -248,6 +261,20 @@ class Sizes(nl.NKIObject):
     def heads_of(self, t):
         """[d/parts, heads*parts, R] as [d/parts, heads*parts, B, S]."""
         return t.reshape((self.size, t.shape[1], self.batch, self.tokens))
+
+
+def attention_tile(manager, sizes, dtype, columns):
+    """The attention output [d/parts, B, q*parts, S]. Heads first: so the projection takes it as it
+    lies; where columns go in tiles, among zeros."""
+    heads = sizes.q_heads * sizes.parts
+    folded = fold_heads(sizes.size, heads, False) * sizes.parts > 1
+    if columns == None or columns.tiled == 0 or folded:
+        shape = (sizes.size, heads, sizes.batch, sizes.tokens)
+        return manager.stack(shape, dtype, "attention").permute((0, 2, 1, 3))
+    columns.padded = manager.stack((sizes.size, heads, QUADRANT), dtype, "attention")
+    nisa.memset(columns.padded, 0.0, engine=nisa.engine.gpsimd)
+    rows = columns.padded[:, :, 0 : sizes.rows]
+    return rows.reshape_dim(2, (sizes.batch, sizes.tokens)).permute((0, 2, 1, 3))
 
 
 def with_head_axis(cache, block):
@@ -307,8 +334,9 @@ def share_work(batch, context):
     return (0, batch), context
 
 
-def load_input(manager, X, rows, hidden_actual):
-    """(x, split): this core's part of the hidden states."""
+def load_input(manager, X, W_qkv, rows, hidden_actual, normed):
+    """(x, split, whole): this core's part of the hidden states, and where their norm comes next on
+    two cores and they are few beside the weights, both cores' part; else None."""
     if X.buffer == nl.sbuf:
         width = X.shape[3]
         hidden = PMAX * width if hidden_actual == None else hidden_actual
@@ -317,7 +345,11 @@ def load_input(manager, X, rows, hidden_actual):
     else:
         hidden = X.shape[2] if hidden_actual == None else hidden_actual
         split = HiddenSplit(hidden, X.shape[2])
-    return load_hidden(manager, X, split, rows), split
+    weights = W_qkv.shape[1] * bytes_of(W_qkv.dtype)
+    if nl.num_programs(0) == 2 and normed and rows * bytes_of(X.dtype) * WHOLE_X <= weights:
+        whole = load_hidden(manager, X, split.both(), rows, normed)
+        return whole[:, split.first : split.first + split.count, :], split, whole
+    return load_hidden(manager, X, split, rows, normed), split, None
 
 
 def load_exp(manager):

@@ -18,7 +18,7 @@ import nki.language as nl
 from tkg.backends.neuron.layout import BANK, PMAX, factors
 from tkg.backends.neuron.matrices import filled
 from tkg.backends.neuron.merging import SCORE_BYTES, Merge
-from tkg.backends.neuron.new_tokens import Ending
+from tkg.backends.neuron.new_tokens import Ending, wide_sink
 from tkg.backends.neuron.nonfinite_values import NonfiniteValues
 from tkg.backends.neuron.partials import FLOOR, MASKED, rescale
 from tkg.backends.neuron.queries import cut_queries
@@ -70,7 +70,7 @@ def attention_tkg(sbm, queries, reader, visibility, rows, out, shared):
     if len(cuts) == 1:
         return attend(sbm, queries, reader, visibility, rows, (out, shared))
     if queries.maker != None:
-        queries.maker.make()
+        queries.maker.make(queries.turned)
     for row in range(rows[0], rows[0] + rows[1]):
         for cut in cuts:
             heads = slice(cut.heads.start * queries.parts, cut.heads.stop * queries.parts)
@@ -105,7 +105,7 @@ def attend(sbm, queries, reader, visibility, rows, target):
     buffers = Buffers(sbm, queries, plan, reader, visibility)
     score(queries, reader, visibility, plan[0], buffers)
     if queries.maker != None:
-        queries.maker.make()
+        queries.maker.make(queries.turned)
     find_largest(queries, plan[0], buffers)
     for i in range(len(plan)):
         if i + 1 < len(plan):
@@ -143,7 +143,7 @@ class Buffers(nl.NKIObject):
         rows = max([part.count for part in plan])
         tiles = max([part.context.tiles() for part in plan])
         columns = queries.columns()
-        # One more, that holds FLOOR: so m is that at least.
+        # One more, that holds the sink or FLOOR: so m is that at least.
         shape = (PMAX, rows, columns, tiles + 1)
         self.scores = sbm.ring(2, shape, nl.float32, "attention.scores")
         shape = (PMAX, rows, columns, tiles)
@@ -163,7 +163,12 @@ def score(queries, reader, visibility, this, buffers):
     scores = buffers.scores[this.turn % 2]
     nisa.memset(scores, MASKED, engine=reader.by)
     tiles = context.tiles()
-    nisa.memset(scores[:, :, :, tiles : tiles + 1], FLOOR, engine=reader.by)
+    floor = scores[:, :, :, tiles]
+    if visibility.sink == None:
+        nisa.memset(floor, FLOOR, engine=reader.by)
+    else:
+        shape = (PMAX, scores.shape[1], queries.heads, queries.tokens)
+        nisa.tensor_copy(floor.reshape(shape), wide_sink(visibility, shape), engine=reader.by)
     # As many rows as a PSUM bank holds are copied at once, or a KV head of one.
     size = queries.columns() * context.run
     step = max(1, BANK // size)
@@ -235,8 +240,8 @@ def seen(mask, where, queries):
 
 
 def find_largest(queries, this, buffers):
-    """The largest score of each column of a pass, FLOOR at least, on every partition: the pass's
-    `largest`, and where the pass begins a partial that one's m."""
+    """The largest score of each column of a pass, the sink or FLOOR at least, on every partition:
+    the pass's `largest`, and where the pass begins a partial that one's m."""
     turn = this.turn
     tiles = this.context.tiles()
     width = this.count * queries.columns()

@@ -32,7 +32,8 @@ class CacheReader(nl.NKIObject):
 
     `K`, `V` in HBM: flat [B, kv, S_max, d] (K transposed: [B, kv, d, S_max]) or block
     [blocks, block_len, kv, d]; uint8: the codes of float8_e4m3fn, which come out as bfloat16.
-    `rows`: for a block cache, the run of each (partition, group, b).
+    `rows`: for a block cache, the run of each (partition, group, b). `batch`: how many rows of the
+    batch are read, which whoever has only some of them read may lower.
     `loads` collects the instructions that read the caches.
     """
 
@@ -49,6 +50,7 @@ class CacheReader(nl.NKIObject):
         self.loads = []
         self.sizes = []  # bytes of each
         self.wait_for = []  # what the gathers of a block cache come after
+        self.beside = 0  # bytes of the weights that come meanwhile
         self.turn = 0
         self.value_turn = 0
         self.pieces = 0
@@ -59,8 +61,8 @@ class CacheReader(nl.NKIObject):
         self.key_width = width // self.key_parts
         keys = (self.key_width, self.key_parts, run * PMAX * (2 if self.paired else 1))
         # Where there is little of V, what is left to do when it has come counts most.
-        batch = V.shape[0] if rows == None else rows.runs.shape[2]
-        self.fine = batch * context.groups <= FINE_TILES
+        self.batch = V.shape[0] if rows == None else rows.runs.shape[2]
+        self.fine = self.batch * context.groups <= FINE_TILES
         # What else GpSimd would do, where it has many gathers to start.
         self.by = nisa.engine.gpsimd
         if rows != None and not self.fine:
@@ -96,13 +98,15 @@ class CacheReader(nl.NKIObject):
     def come_after(self, loads, weights):
         """Has the gathers of a block cache come after `loads`, of `weights` in HBM; but not where
         starting them takes longer than all those weights."""
-        bytes_ahead = weights.shape[0] * weights.shape[1] * bytes_of(weights.dtype)
-        if self.rows == None or self.gathers_of_both() * GATHER_BYTES <= bytes_ahead:
+        column = weights.shape[0] * bytes_of(weights.dtype)
+        self.beside = weights.shape[1] * column
+        if self.rows == None or self.gathers_of_both() * GATHER_BYTES <= self.beside:
             self.wait_for = loads
+            self.beside = 2 * self.V.shape[2] * self.d_head * column
 
     def gathers_of_both(self):
         """How many DMAs gather the keys and values of all rows."""
-        units = self.rows.runs.shape[2] * self.K.shape[2] * self.context.groups
+        units = self.batch * self.K.shape[2] * self.context.groups
         return 2 * units * len(self.pieces_of(self.V))
 
     def note(self, load, elements, dtype):
@@ -119,9 +123,11 @@ class CacheReader(nl.NKIObject):
     def near_end(self):
         """[the last load with so much after it that what waits for it comes in time]."""
         ahead = AHEAD_BYTES if self.rows == None else GATHERED_AHEAD_BYTES
+        # Whether DMA waits for GpSimd to start them, and they are not all in its queue before.
+        slow = self.rows != None and len(self.loads) * GATHER_BYTES > self.beside + sum(self.sizes)
         after = 0
         for i in range(len(self.loads) - 1, -1, -1):
-            late = self.rows != None and len(self.loads) - i == LAST_GATHERS
+            late = slow and len(self.loads) - i == LAST_GATHERS
             if after >= ahead or late:
                 return [self.loads[i]]
             after = after + self.sizes[i]
@@ -291,7 +297,7 @@ class CacheReader(nl.NKIObject):
             return False
         if self.by == nisa.engine.gpsimd:
             return self.pieces % 3 == 0
-        tiles = self.rows.runs.shape[2] * self.K.shape[2] * self.context.groups
+        tiles = self.batch * self.K.shape[2] * self.context.groups
         return self.pieces % 2 == 0 and self.value_turn > tiles - LAST_TILES
 
     def clear(self, values, slots):

@@ -99,11 +99,10 @@ def cache_update_tkg(new, where, loads):
     K, V, block = where.K, where.V, where.block
     batch, tokens = new.k.shape[2], new.k.shape[3]
     if nl.num_programs(0) == 2:
-        # Both cores have read what either will write.
-        met = [nisa.core_barrier(K, (0, 1)), nisa.core_barrier(V, (0, 1))]
-        for barrier in met:
-            barrier.depends_on(*loads)
-        loads = met
+        # Both cores have read what either will write. Having met once, they have for both caches.
+        met = nisa.core_barrier(K, (0, 1))
+        met.depends_on(*loads)
+        loads = [met]
     if where.transposed:
         first, count = own_rows(batch)
         for i in range(count):

@@ -20,21 +20,23 @@ class Clock(nl.NKIObject):
     def __init__(self, sbm):
         self.zeros = sbm.stack((PMAX, COLUMNS), nl.bfloat16, "clock.zeros")
         nisa.memset(self.zeros, 0.0, engine=nisa.engine.gpsimd)
-        # One for all of them: in what others had before they would wait for those.
+        # One for all of them, taken from the beginning on: in what others had before they would
+        # wait for those.
         self.sums = nl.ndarray((PMAX, COLUMNS), nl.float32, buffer=nl.psum, name="clock")
+        self.multiply([], 1)
 
     def keep(self, after):
         """Multiplies once the instructions `after` are done. To be called behind what it waits
         for: of the instructions that may start, the engine takes the first in program order."""
         if len(after) > 0:
-            self.multiply(after)
+            self.multiply(after, MULTIPLIES)
 
     def start(self):
-        """Multiplies from the kernel's beginning on."""
-        self.multiply([])
+        """Multiplies from the kernel's beginning on. To be called behind the work of then."""
+        self.multiply([], MULTIPLIES)
 
-    def multiply(self, after):
-        for _ in range(MULTIPLIES):
+    def multiply(self, after, count):
+        for _ in range(count):
             multiply = nisa.nc_matmul(self.sums, self.zeros, self.zeros, accumulate=False)
             if len(after) > 0:
                 multiply.depends_on(*after)

@@ -13,6 +13,7 @@ from tkg.backends.neuron.matrices import spread_row
 from tkg.backends.neuron.sbuf_manager import SMALL
 
 FEW_SLOTS = 512  # of a partition, for which there is room to keep them in another form too
+MANY_SLOTS = 1024  # from which 512 bytes a row more are nothing beside the caches
 MAX_RUN = 32  # positions: 8 KiB of a row of 128 bfloat16, past which DMA gains nothing
 
 
@@ -126,12 +127,12 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
     if spread == 1 and batch * tiles <= FEW_SLOTS:
         factors = sbm.stack((PMAX, batch, 1, tiles), nl.int32, "mask.factors")
     sbm.open_scope("mask")
-    row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
-    load_small(row, pos_ids.ap([[0, 1], [pos_ids.shape[1], batch]], offset=0))
-    limit = spread_row(sbm, row, PMAX, "mask.limit")
+    limit = first_positions(sbm, pos_ids, context.length)
     here = positions(sbm, context).expand_dim(1).broadcast(1, batch)
     end = limit.expand_dim(2).broadcast(2, tiles)
-    before = sbm.stack((PMAX, batch, tiles), nl.float32, "mask.before")
+    before = scores[:, :, :, 0, 0]
+    if window > 0:
+        before = sbm.stack((PMAX, batch, tiles), nl.float32, "mask.before")
     nisa.tensor_tensor(before, here, end, nl.less)
     for s in range(spread):
         target = scores[:, :, :, 0, s]
@@ -140,10 +141,7 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
             start = sbm.stack((PMAX, batch), nl.float32, f"mask.start.{s}")
             nisa.tensor_scalar(start, limit, nl.add, float(s - window))
             nisa.tensor_tensor(inside, here, start.expand_dim(2).broadcast(2, tiles), nl.greater)
-            nisa.tensor_tensor(inside, inside, before, nl.multiply)
-            nisa.tensor_copy(target, inside)
-        else:
-            nisa.tensor_copy(target, before)
+            nisa.tensor_tensor(target, inside, before, nl.multiply)
     sbm.close_scope(SMALL)
     if factors != None:
         nisa.tensor_copy(factors[:, :, 0, :], scores[:, :, :, 0, 0], engine=nisa.engine.gpsimd)
@@ -151,6 +149,22 @@ def visible_from_positions(sbm, context, pos_ids, tokens, window):
     visible = Visibility(scores, slots, None, window)
     visible.factors = factors
     return visible
+
+
+def first_positions(sbm, pos_ids, length):
+    """pos_ids[b, 0] (HBM [B, S], int32) on every partition, [128, B] float32. `length`: slots of
+    the context."""
+    batch, tokens = pos_ids.shape
+    if tokens > 1 or length < MANY_SLOTS:
+        row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
+        load_small(row, pos_ids.ap([[0, 1], [tokens, batch]], offset=0))
+        return spread_row(sbm, row, PMAX, "mask.limit")
+    # They lie side by side, and are nothing beside the caches: DMA brings them to all partitions.
+    wide = sbm.stack((PMAX, batch), pos_ids.dtype, "mask.pos_ids")
+    load_small(wide, pos_ids.ap([[0, PMAX], [1, batch]], offset=0))
+    limit = sbm.stack((PMAX, batch), nl.float32, "mask.limit")
+    nisa.tensor_copy(limit, wide)
+    return limit
 
 
 def visible_from_mask(sbm, context, mask, kv_heads):

@@ -5,15 +5,25 @@
     rstd[r] = 1 / sqrt(sum_h X[r, h]^2 / H + eps)              xn = x * rstd * gamma
 
 P = ceil(H / J) partitions hold data; the last one may hold only `last` of its J values. With two
-cores each takes half of the J columns, and the sums are exchanged.
+cores each takes half of the J columns. Each squares all of a few rows; of many, whose bytes would
+count, it squares its half and the sums are exchanged.
 """
 
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import PMAX, copy, exchange, load_small, reciprocal_root
+from tkg.backends.neuron.layout import (
+    BANK,
+    PMAX,
+    copy,
+    exchange,
+    load_small,
+    reciprocal_root,
+)
 from tkg.backends.neuron.matrices import filled
 from tkg.backends.neuron.sbuf_manager import SMALL
+
+PIECE = 256  # elements of a partition that are normalised at once
 
 
 class HiddenSplit(nl.NKIObject):
@@ -35,6 +45,12 @@ class HiddenSplit(nl.NKIObject):
         self.first = nl.program_id(0) * half
         self.count = half
 
+    def both(self):
+        """The same for the columns of both cores."""
+        whole = HiddenSplit(self.hidden, self.row, self.width)
+        whole.first, whole.count = 0, self.width
+        return whole
+
     def partitions(self):
         """Partitions that hold any value."""
         return self.full + (1 if self.last > 0 else 0)
@@ -54,6 +70,13 @@ class HiddenSplit(nl.NKIObject):
             spans.append((self.full, 1, first, tail))
         return spans
 
+    def areas(self):
+        """[(partitions from the first on, first column, columns)] that cover the same values, as
+        an engine takes them: it does not begin at any partition."""
+        tail = max(0, min(self.count, self.last - self.first))
+        areas = [(self.full + 1, 0, tail), (self.full, tail, self.count - tail)]
+        return [area for area in areas if area[0] > 0 and area[2] > 0]
+
 
 def hidden_width(hidden):
     """J: as few columns as the partitions allow, or up to an eighth more if that leaves no rest, on
@@ -69,11 +92,13 @@ def hidden_width(hidden):
     return width
 
 
-def load_hidden(sbm, X, split, rows):
+def load_hidden(sbm, X, split, rows, normed=False):
     """This core's part of X as [P, J, R], in X's dtype. X: [.., H] in HBM, or [128, R, J] in
-    SBUF. A row's columns lie side by side, as they do in X: DMA moves them in long pieces."""
+    SBUF. A row's columns lie side by side, as they do in X: DMA moves them in long pieces. What the
+    last partition lacks is 0, unless X will be `normed`: then that is, and loading need not wait.
+    """
     x = sbm.stack((split.partitions(), rows, split.count), X.dtype, "input.x")
-    if split.last > 0:
+    if split.last > 0 and not normed:
         nisa.memset(x, 0.0)
     for p, partitions, j, columns in split.spans(0, split.count):
         part = x[p : p + partitions, :, j : j + columns]
@@ -92,8 +117,6 @@ def load_hidden(sbm, X, split, rows):
 def load_gamma(sbm, gamma, split):
     """This core's part of the norm's weight [1, H] as [P, J]."""
     tile = sbm.stack((split.partitions(), split.count), gamma.dtype, "input.gamma")
-    if split.last > 0:
-        nisa.memset(tile, 0.0)
     for p, partitions, j, columns in split.spans(0, split.count):
         source = gamma.ap(
             [[split.width, partitions], [1, columns]], offset=p * split.width + split.first + j
@@ -102,35 +125,77 @@ def load_gamma(sbm, gamma, split):
     return tile
 
 
-def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm"):
+def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm", whole=None):
     """RMSNorm of x [P, J, R] over the hidden dimension, in float32; a new tile in x's dtype.
 
-    `gamma`: [P, J] on chip (`load_gamma`), or None.
+    `gamma`: [P, J] on chip (`load_gamma`), or None. `whole`: both cores' columns [P, 2J, R], where
+    they are here.
     """
     partitions, columns, rows = x.shape
     by_row = x.permute((0, 2, 1))
     normed = sbm.stack(by_row.shape, x.dtype, name + ".x")
     sbm.open_scope(name)
-    squares = sbm.stack(by_row.shape, nl.float32, name + ".squares")
-    nisa.activation(squares, nl.square, by_row)
-    sums = sbm.stack((partitions, rows), nl.float32, name + ".sums")
-    nisa.tensor_reduce(sums, nl.add, squares, axis=2)
+    if whole == None:
+        sums = square_sums(sbm, x, split, name)
+    else:
+        sums = square_sums(sbm, whole, split.both(), name)
     ones = filled(sbm, (partitions, PMAX), 1.0, name + ".ones")
     psum = nl.ndarray((PMAX, rows), nl.float32, buffer=nl.psum)
     nisa.nc_matmul(psum, ones, sums, accumulate=False)
     total = psum
-    if nl.num_programs(0) == 2:
+    if nl.num_programs(0) == 2 and whole == None:
         total = sbm.stack((PMAX, rows), nl.float32, name + ".total")
         nisa.tensor_copy(total, psum)
         exchange(sbm, total, nl.add, name)
+    # With gamma while the sums are made.
+    weighted = sbm.stack(by_row.shape, nl.float32, name + ".weighted")
+    if split.last > 0:
+        nisa.memset(weighted, 0.0, engine=nisa.engine.gpsimd)
+    step = max(1, PIECE // rows)
+    # GpSimd takes one piece of two; with more it would be late for the gathers of a block cache.
+    shared = rows * columns <= 2 * PIECE
+    turn = 0
+    for height, first, count in split.areas():
+        for j in range(first, first + count, step):
+            here = slice(j, min(j + step, first + count))
+            target, source = weighted[0:height, :, here], by_row[0:height, :, here]
+            by = nisa.engine.gpsimd if shared and turn % 2 == 1 else nisa.engine.vector
+            turn = turn + 1
+            if gamma == None:
+                nisa.tensor_copy(target, source, engine=by)
+            else:
+                weight = gamma[0:height, here].expand_dim(1).broadcast(1, rows)
+                nisa.tensor_tensor(target, source, weight, nl.multiply, engine=by)
     rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
     reciprocal_root(rstd, total, 1.0 / split.hidden, eps)
     factor = rstd[0:partitions, :].expand_dim(2).broadcast(2, columns)
-    if gamma == None:
-        nisa.tensor_tensor(normed, by_row, factor, nl.multiply)
-    else:
-        weight = gamma.expand_dim(1).broadcast(1, rows)
-        nisa.tensor_tensor(squares, by_row, factor, nl.multiply)
-        nisa.tensor_tensor(normed, squares, weight, nl.multiply)
+    # In pieces, so that the projection begins with the first.
+    for j in range(0, columns, step):
+        here = slice(j, min(j + step, columns))
+        nisa.tensor_tensor(
+            normed[:, :, here], weighted[:, :, here], factor[:, :, here], nl.multiply
+        )
     sbm.close_scope(SMALL)
     return normed.permute((0, 2, 1))
+
+
+def square_sums(sbm, x, split, name):
+    """[P, R] float32: the sums of the squares of x [P, J, R] on each partition."""
+    partitions, columns, rows = x.shape
+    by_row = x.permute((0, 2, 1))
+    if rows * columns <= BANK:
+        squares = nl.ndarray(by_row.shape, nl.float32, buffer=nl.psum)
+    else:
+        squares = sbm.stack(by_row.shape, nl.float32, name + ".squares")
+    sums = sbm.stack((partitions, rows), nl.float32, name + ".sums")
+    if rows == 1 and split.last == 0:
+        # Scalar adds up what it squares, over all that an instruction takes.
+        nisa.activation_reduce(squares, nl.square, by_row, nl.add, sums)
+        return sums
+    if split.last > 0:
+        nisa.memset(squares, 0.0)
+    for height, first, count in split.areas():
+        here = slice(first, first + count)
+        nisa.activation(squares[0:height, :, here], nl.square, by_row[0:height, :, here])
+    nisa.tensor_reduce(sums, nl.add, squares, axis=2)
+    return sums

@@ -88,22 +88,25 @@ def broadcast_row(manager, row, rows, first, count, name):
     return tile
 
 
-def exchange(sbm, tile, op, name):
-    """tile = op(this core's tile, the other core's), the same on both; nothing on one core."""
+def exchange(sbm, tile, op, name, after=()):
+    """tile = op(this core's tile, the other core's), the same on both, once the instructions
+    `after` are done; nothing on one core."""
     if nl.num_programs(0) == 1:
         return
     other = sbm.stack(tile.shape, tile.dtype, name + ".other")
-    swap_with_peer(tile, other)
+    swap = swap_with_peer(tile, other)
+    if len(after) > 0:
+        swap.depends_on(*after)
     nisa.tensor_tensor(tile, tile, other, op)
 
 
 def swap_with_peer(mine, theirs):
     """`theirs` becomes the other core's `mine`: by GpSimd's own DMA, which starts sooner, where it
-    takes as much."""
+    takes as much. Returns the instruction."""
     peer = 1 - nl.program_id(0)
     small = mine.size // mine.shape[0] <= GPSIMD_ELEMENTS
     by = nisa.dma_engine.gpsimd_dma if small else nisa.dma_engine.dma
-    nisa.sendrecv(mine, theirs, peer, peer, pipe_id=0, dma_engine=by)
+    return nisa.sendrecv(mine, theirs, peer, peer, pipe_id=0, dma_engine=by)
 
 
 def per_head_columns(sbm, row, d_head, heads, name):

@@ -6,7 +6,7 @@ They are stationary operands [K, M] of float32 matmuls, result[m] = sum_k matrix
 import nki.isa as nisa
 import nki.language as nl
 
-from tkg.backends.neuron.layout import head_parts
+from tkg.backends.neuron.layout import BANK, head_parts
 
 
 def filled(sbm, shape, value, name, dtype=nl.float32):
@@ -34,14 +34,6 @@ def put_diagonal(matrix, columns, value_tile, step, offset):
     )
 
 
-def identity(sbm, size, name):
-    """[size, size]: result = x."""
-    matrix = sbm.stack((size, size), nl.float32, name)
-    ones = filled(sbm, (size, size), 1.0, name + ".ones")
-    put_diagonal(matrix, matrix[:, :], ones, 1, 0)
-    return matrix
-
-
 WHOLE = (0, 0, 1)
 """The block of a matrix that is all of it: (part of the rows, part of the columns, parts)."""
 
@@ -63,37 +55,29 @@ def column_sets(d_head, contiguous, block):
     return [entry for entry in sets if entry[0].start < size and entry[0].start < entry[0].stop]
 
 
-def rotation(sbm, d_head, contiguous, name, block=WHOLE):
-    """[d, d]: result = the pairs of x turned by a quarter: (r, i) becomes (-i, r).
+def identity(sbm, ones, name):
+    """result = x; `ones` as large."""
+    matrix = sbm.stack(ones.shape, nl.float32, name)
+    put_diagonal(matrix, matrix[:, :], ones, 1, 0)
+    return matrix
+
+
+def rotation(sbm, d_head, contiguous, ones, name, block=WHOLE):
+    """[d, d]: result = the pairs of x turned by a quarter: (r, i) becomes (-i, r). `ones`: as large
+    as what is returned.
 
     `contiguous`: pairs are (j, j + d/2); otherwise (2j, 2j + 1). `block`: which [d/parts, d/parts]
     of it.
     """
     size = d_head // block[2]
     matrix = sbm.stack((size, size), nl.float32, name)
-    plus = filled(sbm, (size, size), 1.0, name + ".plus")
     minus = filled(sbm, (size, size), -1.0, name + ".minus")
     away = d_head // 2 if contiguous else 1
     for columns, first, leads in column_sets(d_head, contiguous, block):
         other = first + away if leads else first - away
-        value = minus if leads else plus
+        value = minus if leads else ones
         step = 1 if contiguous else 2
         put_diagonal(matrix, matrix[:, columns], value, step, other - block[0] * size)
-    return matrix
-
-
-def expansion(sbm, d_head, contiguous, name, block=WHOLE):
-    """[d/2, d]: result = one value a pair, on both elements of the pair. `block`: the rows of one
-    part of the pairs, as many as `pair_part` says, and d/parts of the columns."""
-    rows = pair_part(d_head)
-    size = d_head // block[2]
-    matrix = sbm.stack((rows, size), nl.float32, name)
-    ones = filled(sbm, (rows, size), 1.0, name + ".ones")
-    for columns, first, leads in column_sets(d_head, contiguous, block):
-        pair = first // 2
-        if contiguous:
-            pair = first if leads else first - d_head // 2
-        put_diagonal(matrix, matrix[:, columns], ones, 1, pair - block[0] * rows)
     return matrix
 
 
@@ -135,6 +119,26 @@ def apply_matrices(sbm, matrices, xs, name, dtype=nl.float32, factor=1.0):
         else:
             nisa.tensor_scalar(out[:, start:stop], psum, nl.multiply, factor)
     return out
+
+
+def add_terms(terms, cuts, out, factor=1.0, limit=0.0):
+    """out [M, cuts, n] = the sums of matrix[:, cut]^T @ x over the terms (x [K, n], matrix), for
+    each of the `cuts`, slices of M columns; times a number, and within +-`limit` if there is one.
+    """
+    count = out.shape[2]
+    step = BANK // len(cuts)
+    for start in range(0, count, step):
+        here = slice(start, min(start + step, count))
+        psum = nl.ndarray((out.shape[0], len(cuts), here.stop - start), nl.float32, buffer=nl.psum)
+        for i in range(len(terms)):
+            x, matrix = terms[i]
+            for c in range(len(cuts)):
+                nisa.nc_matmul(psum[:, c, :], matrix[:, cuts[c]], x[:, here], accumulate=i > 0)
+        target = out[:, :, here]
+        if limit > 0.0:
+            nisa.tensor_scalar(target, psum, nl.minimum, limit, op1=nl.maximum, operand1=-limit)
+        else:
+            nisa.tensor_scalar(target, psum, nl.multiply, factor)
 
 
 def spread_row(sbm, row, partitions, name):

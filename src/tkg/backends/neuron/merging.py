@@ -21,8 +21,7 @@ class Merge(nl.NKIObject):
         itself = sees_itself(queries, visibility)
         self.shared = shared
         self.by_pass = itself and all([part.begins for part in plan])
-        # A sink and the new token may both be far above m, which then has to be the larger one.
-        self.by_pass = self.by_pass and queries.kind != nl.float32 and visibility.sink == None
+        self.by_pass = self.by_pass and queries.kind != nl.float32
         if shared and (len(plan) > 1 or columns * (1 + queries.parts) > GPSIMD_ELEMENTS):
             self.by_pass = False
         self.together = itself and columns <= MERGED and not self.by_pass

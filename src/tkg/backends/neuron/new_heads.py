@@ -6,8 +6,9 @@ import nki.language as nl
 from tkg.backends.neuron.cache_update_tkg import NewTokens, fill_rows, row_tiles
 from tkg.backends.neuron.fp8_codes import common_nan, rounded_dtype
 from tkg.backends.neuron.layout import FP8_MAX, PMAX, scalar_column
+from tkg.backends.neuron.matrices import add_terms
 from tkg.backends.neuron.qk_norm_tkg import qk_norm_tkg
-from tkg.backends.neuron.rope_tkg import rope_tkg
+from tkg.backends.neuron.rope_tkg import rope_terms, rope_tkg
 
 
 class NewHeads(nl.NKIObject):
@@ -42,33 +43,58 @@ class NewHeads(nl.NKIObject):
         self.norms = norms
         self.tables = tables
         self.scales = scales
+        self.at_once = turns_at_once(tables, norms)
+        if self.at_once and scales != None:
+            # RoPE scales K on its way.
+            self.tables = tables.scaled(self.sbm, scales[0], "rope_k")
 
-    def make(self):
-        """Project, normalise, rotate, scale and round."""
+    def make(self, after=()):
+        """Project, normalise, rotate, scale and round. Two cores exchange their sums once the
+        instructions `after` are done."""
         sbm, sizes = self.sbm, self.sizes
         heads = sizes.kv_heads * sizes.parts
-        self.projection.project(self.kv, sizes.q_heads * sizes.parts, "kv")
+        self.projection.project(self.kv, sizes.q_heads * sizes.parts, "kv", after)
         k, v = self.kv[:, 0:heads, :], self.kv[:, heads:, :]
-        norm_and_rotate(sbm, k, self.norms, self.tables, sizes.parts)
-        if self.scales != None:
-            scale_for_fp8(k, self.scales[0])
-            scale_for_fp8(v, self.scales[1])
-        nisa.tensor_copy(self.tiles[0], k, engine=nisa.engine.gpsimd)
-        nisa.tensor_copy(self.tiles[1], v, engine=nisa.engine.gpsimd)
+        norm_and_rotate(sbm, k, self.norms, None if self.at_once else self.tables, sizes.parts)
+        if self.at_once:
+            limit = 0.0 if self.scales == None else FP8_MAX
+            whole = self.tiles[0].reshape((sizes.size, 1, heads * sizes.rows))
+            terms = rope_terms(sbm, k, self.tables, "rope_k")[0]
+            add_terms(terms, (slice(0, sizes.size),), whole, 1.0, limit)
+        else:
+            self.round(0, k)
+        self.round(1, v)
         if rounded_dtype(self.dtype) != self.dtype:
             for tile in self.tiles:
                 common_nan(sbm, tile, "nan_codes")
+
+    def round(self, i, t):
+        """Tile i of K and V = t, scaled and rounded."""
+        if self.scales == None:
+            nisa.tensor_copy(self.tiles[i], t, engine=nisa.engine.gpsimd)
+            return
+        column = self.scales[i][0 : t.shape[0], :]
+        nisa.tensor_scalar(t, t, nl.multiply, column, op1=nl.minimum, operand1=FP8_MAX)
+        nisa.tensor_scalar(self.tiles[i], t, nl.maximum, -FP8_MAX)
 
     def make_rows(self):
         """The same as rows, which only the cache takes: after all that attention waits for."""
         sbm, sizes = self.sbm, self.sizes
         heads = sizes.kv_heads * sizes.parts
+        # What is rounded, but in float32, which the tensor engine turns.
+        nisa.tensor_copy(self.kv[:, 0:heads, :], self.tiles[0], engine=nisa.engine.gpsimd)
+        nisa.tensor_copy(self.kv[:, heads:, :], self.tiles[1], engine=nisa.engine.gpsimd)
         if len(self.k_rows) > 0:
             fill_rows(self.k_rows, self.kv[:, 0:heads, :])
         fill_rows(self.v_rows, self.kv[:, heads:, :])
         if rounded_dtype(self.dtype) != self.dtype:
             for tile in self.v_rows + self.k_rows:
                 common_nan(sbm, tile, "nan_codes")
+
+
+def turns_at_once(tables, norms):
+    """Whether RoPE's terms (`rope_terms`) may be added up right into what takes the heads."""
+    return tables != None and tables.same != None and norms.after == None
 
 
 class HeadNorms(nl.NKIObject):
@@ -98,10 +124,3 @@ def load_cache_scales(sbm, k_scale, v_scale):
     scalar_column(columns[0], k_scale)
     scalar_column(columns[1], v_scale)
     return columns
-
-
-def scale_for_fp8(t, column):
-    """t = clip(t * column, +-240), in place."""
-    part = column[0 : t.shape[0], :]
-    nisa.tensor_scalar(t, t, nl.multiply, part, op1=nl.minimum, operand1=FP8_MAX)
-    nisa.tensor_scalar(t, t, nl.maximum, -FP8_MAX)

@@ -4,8 +4,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, PMAX, load_small, swap_with_peer
-from tkg.backends.neuron.matrices import spread_row
-from tkg.backends.neuron.partials import MASKED, rescale
+from tkg.backends.neuron.partials import FLOOR, MASKED, rescale
 from tkg.backends.neuron.sbuf_manager import SMALL
 
 MOST = 2.0**48  # of exp(score - m) of a new token: 2^24 slots with p <= 1 are nothing beside it
@@ -31,8 +30,8 @@ def new_tokens(sbm, queries, visibility, rows, partial):
     nisa.tensor_tensor(m, largest, partial.m, nl.maximum)
     sink = visibility.sink
     if sink != None:
-        sink = sink.expand_dim(1).expand_dim(3).broadcast(1, count).broadcast(3, tokens)
         by_head = (PMAX, count, queries.heads, tokens)
+        sink = wide_sink(visibility, by_head)
         nisa.tensor_tensor(m.reshape(by_head), m.reshape(by_head), sink, nl.maximum, engine=gpsimd)
     shift = m.expand_dim(1).broadcast(1, queries.new)
     nisa.tensor_tensor(scores, scores, shift, nl.subtract, engine=gpsimd)
@@ -72,8 +71,7 @@ def add_new_token(sbm, queries, visibility, rows, partials, count):
     sbm.open_scope("new_token")
     nisa.memset(partials[:, 1, count:slots, :], 1.0, engine=gpsimd)
     if visibility.sink != None:
-        sink = visibility.sink.expand_dim(1).expand_dim(3)
-        sink = sink.broadcast(1, rows[1]).broadcast(3, queries.tokens)
+        sink = wide_sink(visibility, by_head)
         nisa.tensor_copy(partials[:, 0, count + 1, :].reshape(by_head), sink, engine=gpsimd)
     for part in range(queries.parts):
         target = partials[0 : queries.size, 2 + part, count, :]
@@ -99,15 +97,15 @@ def add_new_token(sbm, queries, visibility, rows, partials, count):
 
 
 class Ending(nl.NKIObject):
-    """How the attention of some rows ends that have a partial over all cached positions, one new
-    token and no sink:
+    """How the attention of some rows ends that have a partial over all cached positions and one new
+    token:
 
         out = (acc + e v) / (l + e)        e = min(exp(score - m), MOST)
 
     No larger m is looked for, which takes a few steps: beyond MOST nothing is left of the cached
-    positions in float32. l and acc may be in PSUM. Where the cores `share` the positions, they
-    agree on the larger m first and add up what each has scaled to it. What does not need acc is
-    made at once.
+    positions in float32. m is no less than a sink, which adds exp(sink - m) to l. l and acc may be
+    in PSUM. Where the cores `share` the positions, they agree on the larger m first and add up
+    what each has scaled to it. What does not need acc is made at once.
     """
 
     def __init__(self, sbm, queries, visibility, rows, partial, shared):
@@ -124,7 +122,13 @@ class Ending(nl.NKIObject):
         self.l = sbm.stack((PMAX, width), nl.float32, "new.l")
         new_scores(queries, visibility, rows, self.e, m)
         nisa.activation(self.e, nl.exp, self.e)
-        nisa.scalar_tensor_tensor(self.l, self.e, nl.minimum, MOST, nl.add, l)
+        if visibility.sink == None:
+            nisa.scalar_tensor_tensor(self.l, self.e, nl.minimum, MOST, nl.add, l)
+        else:
+            # Before l is there.
+            more = exp_of_sink(sbm, queries, visibility, rows, m)
+            nisa.scalar_tensor_tensor(more, self.e, nl.minimum, MOST, nl.add, more)
+            nisa.tensor_tensor(self.l, more, l, nl.add)
         if not shared:
             self.invert()
         self.sums = []
@@ -146,7 +150,9 @@ class Ending(nl.NKIObject):
         acc = self.partial.acc
         if self.peer != None:
             acc = self.peer.swap(acc, self.sums)
-            nisa.tensor_tensor(self.l, self.l, self.peer.theirs[:, 0, :], nl.add)
+            # By GpSimd, beside the sums.
+            gpsimd = nisa.engine.gpsimd
+            nisa.tensor_tensor(self.l, self.l, self.peer.theirs[:, 0, :], nl.add, engine=gpsimd)
             self.invert()
         for part in range(queries.parts):
             sums = self.sums[part]
@@ -185,6 +191,23 @@ class Peer(nl.NKIObject):
             nisa.tensor_tensor(sums[part], sums[part], mine, nl.add)
         swap_with_peer(self.mine, self.theirs)
         return [self.theirs[0 : self.size, 1 + part, :] for part in range(len(acc))]
+
+
+def wide_sink(visibility, shape):
+    """The sink for each column, as `shape` [128, rows, q, S]."""
+    sink = visibility.sink.expand_dim(1).expand_dim(3)
+    return sink.broadcast(1, shape[1]).broadcast(3, shape[3])
+
+
+def exp_of_sink(sbm, queries, visibility, rows, m):
+    """exp(sink - m), [128, C]; m is no less than the sink."""
+    shape = (PMAX, rows[1], queries.heads, queries.tokens)
+    total = sbm.stack((PMAX, m.shape[1]), nl.float32, "new.sink")
+    sink = wide_sink(visibility, shape)
+    gpsimd = nisa.engine.gpsimd
+    nisa.tensor_tensor(total.reshape(shape), sink, m.reshape(shape), nl.subtract, engine=gpsimd)
+    nisa.activation(total, nl.exp, total)
+    return total
 
 
 def spread_value(queries, rows, part, target):
@@ -281,10 +304,13 @@ def weigh_new(sbm, queries, visibility, rows, weights, place):
 
 
 def load_sink(sbm, sink):
-    """Sink logits [q, 1] in HBM, on every partition: [128, q] float32; None stays None."""
+    """Sink logits [q, 1] in HBM, on every partition, FLOOR at least: [128, q] float32; None stays
+    None."""
     if sink == None:
         return None
     heads = sink.shape[0]
-    row = sbm.stack((1, heads), sink.dtype, "sink.row")
-    load_small(row, sink.ap([[0, 1], [1, heads]], offset=0))
-    return spread_row(sbm, row, PMAX, "sink")
+    raw = sbm.stack((PMAX, heads), sink.dtype, "sink.raw")
+    load_small(raw, sink.ap([[0, PMAX], [1, heads]], offset=0))
+    wide = sbm.stack((PMAX, heads), nl.float32, "sink")
+    nisa.tensor_scalar(wide, raw, nl.maximum, FLOOR)
+    return wide

@@ -2,6 +2,7 @@
 
 import nki.language as nl
 
+from tkg.backends.neuron.column_tiles import load_tile_rows, tiled_columns
 from tkg.backends.neuron.layout import BANK, PMAX, RING, load_small
 from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 
@@ -13,15 +14,28 @@ class OutputColumns(nl.NKIObject):
     h = c*Hl/C + h1*H2 + h2 with h1 on partitions, in C `chunks` of H2 `tiles`. `stay`: whether the
     weights are stationary; `offset`, `multiplier`: bias and scale as [128, C, H2], each or None.
 
+    The first `tiled` columns lie as `column_tiles` says, and so does their scale, `tiled_scale`.
+    `padded`: a tile [K, G, 32], 0 past R, that the activations are in, or None.
+
     Made early by the block: beside the projection's weights the small DMAs would come late.
     """
 
-    def __init__(self, share, rows, transposed, in_sbuf):
+    def __init__(self, share, rows, kept, in_tiles):
+        """`kept`: whether the output is transposed, and whether it stays in SBUF; `in_tiles`:
+        whether columns may go in tiles."""
+        transposed, in_sbuf = kept
         self.stay = transposed or (not in_sbuf and weights_stay(rows, share))
-        self.chunks = 1 if transposed or not self.stay else column_chunks(rows, share)
-        self.tiles = share // PMAX // self.chunks
+        self.tiled = 0
+        if in_tiles and self.stay and not transposed:
+            self.tiled = tiled_columns(rows, share)
+        rest = share - self.tiled
+        self.chunks = 1 if transposed or not self.stay else column_chunks(rows, rest)
+        self.tiles = rest // PMAX // self.chunks
+        self.first = nl.program_id(0) * share + self.tiled
         self.offset = None
         self.multiplier = None
+        self.tiled_scale = None
+        self.padded = None
 
     def load(self, manager, bias, scale):
         """Bias and scale, each [1 or 128, H] in HBM or None. Moving weights need them as rows,
@@ -29,15 +43,16 @@ class OutputColumns(nl.NKIObject):
         if self.stay:
             self.offset = self.column_tile(manager, bias, "output_projection.bias")
             self.multiplier = self.column_tile(manager, scale, "output_projection.scale")
+        if self.tiled > 0:
+            name = "output_projection.scales"
+            self.tiled_scale = load_tile_rows(manager, scale, self.tiled, name)
 
     def column_tile(self, manager, row, name):
         if row == None:
             return None
         tile = manager.stack((PMAX, self.chunks, self.tiles), row.dtype, name)
-        width = self.tiles * PMAX
-        first = nl.program_id(0) * self.chunks * width
-        pattern = [[self.tiles, PMAX], [width, self.chunks], [1, self.tiles]]
-        load_small(tile, row.ap(pattern, offset=first))
+        pattern = [[self.tiles, PMAX], [self.tiles * PMAX, self.chunks], [1, self.tiles]]
+        load_small(tile, row.ap(pattern, offset=self.first))
         return tile
 
 
@@ -52,7 +67,7 @@ def weights_stay(rows, share):
 def column_chunks(rows, share):
     """Chunks of columns: the last one's weights are all that has to be multiplied once everything
     has arrived. A row's pieces of a chunk stay long enough for DMA, and few where rows are many."""
-    most = 4 if rows == 1 else 2 if rows <= 8 else 1
+    most = 4 if rows == 1 else 2 if rows <= 16 else 1
     tiles = share // PMAX
     fitting = [n for n in range(1, most + 1) if tiles % n == 0 and tiles // n >= CHUNK_TILES]
     return max([1] + fitting)

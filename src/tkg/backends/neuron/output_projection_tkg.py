@@ -22,6 +22,13 @@ activations [K, R] move; the result has h1 on partitions.
 import nki.isa as nisa
 import nki.language as nl
 
+from tkg.backends.neuron.column_tiles import (
+    TILED,
+    finish,
+    goes_in_tiles,
+    project_tiled,
+    write_tiled,
+)
 from tkg.backends.neuron.fp8_codes import reader_of, values_of
 from tkg.backends.neuron.layout import (
     BANK,
@@ -40,6 +47,7 @@ from tkg.backends.neuron.layout import (
     scalar_column,
 )
 from tkg.backends.neuron.output_columns import OutputColumns, columns_that_fit, spread
+from tkg.backends.neuron.projection_weights import Weights, WeightStream
 from tkg.backends.neuron.sbuf_manager import SbufManager, row_bytes
 from tkg.contract.quantization import QuantizationType
 
@@ -79,9 +87,10 @@ def output_projection_tkg(
         out = manager.allocate(shape, out_dtype, "output_projection.out")
     manager.open_scope("output_projection")
     if columns == None:
-        columns = OutputColumns(share, rows, TRANSPOSE_OUT, OUT_IN_SB)
+        tiled = goes_in_tiles(weight, quantization_type == QuantizationType.STATIC, bias)
+        columns = OutputColumns(share, rows, (TRANSPOSE_OUT, OUT_IN_SB), tiled)
         columns.load(manager, bias, scale)
-    x = load_attention(manager, attention, fold)
+    x = load_attention(manager, attention, fold, columns)
     factor = None
     if quantization_type == QuantizationType.STATIC:
         x, factor = quantize_static(manager, x, input_scale, weight_scale)
@@ -102,36 +111,12 @@ def output_projection_tkg(
         # A row's columns lie side by side on chip too: DMA moves them in long pieces.
         shape = (PMAX, columns.chunks, rows, columns.tiles)
         result = manager.stack(shape, out_dtype, "output_projection.result")
-        target = out[:, first : first + share].reshape_dim(1, (shape[1], PMAX, shape[3]))
-        by_row = target.permute((1, 2, 0, 3))
-        project_transposed(manager, x, source, after, result.permute((0, 1, 3, 2)), by_row)
+        project_transposed(manager, x, source, after, result.permute((0, 1, 3, 2)), out)
     else:
         target = out if OUT_IN_SB else out[:, first : first + share]
         project_rows(manager, x, source, (bias, scale, factor), target, OUT_IN_SB)
     manager.close_scope()
     return out
-
-
-class Weights(nl.NKIObject):
-    """The weights [N*D, H] in HBM, and the instructions that come before their loads. `end`: past
-    this core's last column."""
-
-    def __init__(self, weight, wait_for):
-        self.weight = weight
-        self.wait_for = wait_for
-        self.end = sum(hidden_share(weight.shape[1]))
-
-    def load(self, tile, pattern, offset, last):
-        """The `last` come in pieces: the end of a DMA is known the later the more engines it
-        takes."""
-        step, rows = pattern[0]
-        piece = QUADRANT if last else rows
-        for first in range(0, rows, piece):
-            count = min(piece, rows - first)
-            source = self.weight.ap([[step, count]] + pattern[1:], offset=offset + first * step)
-            load = copy(tile[first : first + count, :, :], source)
-            if len(self.wait_for) > 0:
-                load.depends_on(*self.wait_for)
 
 
 def check_shapes(attention, weight, share, transposed):
@@ -145,18 +130,26 @@ def check_shapes(attention, weight, share, transposed):
         assert share % PMAX == 0, f"output_projection_tkg: H/LNC is {share}, not a multiple of 128"
 
 
-def load_attention(manager, attention, fold):
+def load_attention(manager, attention, fold, columns):
     """The activations as [K, G, R]: `fold` heads after each other on the partitions, or the equal
-    parts of a head that is larger than they are as contraction tiles of their own."""
+    parts of a head that is larger than they are as contraction tiles of their own. With columns in
+    tiles [K, G, 32], 0 past R."""
     d_head, batch, heads, tokens = attention.shape
     parts = head_parts(d_head)
     by_head = attention.permute((0, 2, 1, 3))
-    if fold * parts == 1 and attention.buffer == nl.sbuf and by_head.is_contiguous():
-        return by_head.reshape((d_head, heads, batch * tokens))
+    if columns.padded != None:
+        return columns.padded
+    rows = batch * tokens
+    width = QUADRANT if columns.tiled > 0 else rows
+    if width == rows and fold * parts == 1 and attention.buffer == nl.sbuf:
+        if by_head.is_contiguous():
+            return by_head.reshape((d_head, heads, rows))
     size = d_head // parts
     groups = heads * parts // fold
-    x = manager.stack((fold * size, groups, batch * tokens), attention.dtype, "output_projection.x")
-    view = x.reshape((fold * size, heads // fold, parts, batch, tokens))
+    x = manager.stack((fold * size, groups, width), attention.dtype, "output_projection.x")
+    if width > rows:
+        nisa.memset(x, 0.0, engine=nisa.engine.gpsimd)
+    view = x[:, :, 0:rows].reshape_dim(2, (batch, tokens)).reshape_dim(1, (heads // fold, parts))
     for i in range(fold):
         for part in range(parts):
             # Head g*fold + i goes to partitions i*D .. (i+1)*D of contraction tile g.
@@ -280,47 +273,44 @@ def rows_of_block(x, weights, after, result, start):
         )
 
 
-def finish(result, psum, bias, scale, factor):
-    """result = psum * scale * factor + bias, each where it is there; cast to the result's dtype."""
-    if factor != None and bias != None:
-        nisa.scalar_tensor_tensor(result, psum, nl.multiply, factor, nl.add, bias)
-    elif factor != None:
-        nisa.tensor_scalar(result, psum, nl.multiply, factor)
-    elif scale != None and bias != None:
-        nisa.tensor_tensor(psum, psum, scale, nl.multiply)
-        nisa.tensor_tensor(result, psum, bias, nl.add)
-    elif scale != None:
-        nisa.tensor_tensor(result, psum, scale, nl.multiply)
-    elif bias != None:
-        nisa.tensor_tensor(result, psum, bias, nl.add)
-    else:
-        nisa.tensor_copy(result, psum)
-
-
 def project_transposed(manager, x, source, after, result, target=None):
     """result [128, C, H2, R], as `OutputColumns` says: weights stationary, activations moving. One
-    chunk of columns after the other; each is written to its part of `target` [C, 128, R, H2] in
-    HBM, if there is one, while the next one's weights arrive. `after`: the columns, and the factor
-    of the sums or None."""
+    chunk of columns after the other; each is written to its part of `target` [R, H] in HBM, if
+    there is one, while the next one's weights arrive; before them those in tiles. `after`: the
+    columns, and the factor of the sums or None."""
     columns, factor = after
     weight = source.weight
-    partitions, groups, rows = x[0].shape
+    partitions, groups = x[0].shape[0:2]
     chunks, tiles = result.shape[1:3]
-    first = hidden_share(weight.shape[1])[0]
+    first, share = hidden_share(weight.shape[1])
+    rows = result.shape[3]
     step = 2 if x[0].dtype == nl.float8_e4m3 and groups % 2 == 0 else 1
     shape = (partitions, step, tiles * PMAX)
     codes = reader_of(manager, shape, weight.dtype, "output_projection.codes")
     spare = (manager.room() - RESULT_BYTES) // row_bytes(shape, weight.dtype)
-    depth = max(1, min(groups // step * chunks, max(RING, spare)))
+    loads = groups // step * (chunks + columns.tiled // TILED)
+    depth = max(1, min(loads, max(RING, spare)))
     ring = manager.allocate_ring(depth, shape, weight.dtype, "output_projection.weights")
     per_bank = BANK // rows
     spans = [(t, min(per_bank, tiles - t)) for t in range(0, tiles, per_bank)]
     total = None
     if len(spans) > nl.tile_size.psum_num_banks:
         total = manager.stack((PMAX, tiles, rows), nl.float32, "output_projection.total")
+    turn = 0
+    in_tiles = []
+    for c in range(columns.tiled // TILED):
+        stream = WeightStream(source, ring, codes, turn, step, first + c * TILED)
+        in_tiles.append(project_tiled(manager, x, stream, columns, (c, result.dtype)))
+        turn = turn + groups
+    out = target
+    x = [part[:, :, 0:rows] for part in x]
+    if target != None:
+        target = target[:, first + columns.tiled : first + share]
+        target = target.reshape_dim(1, (chunks, PMAX, tiles)).permute((1, 2, 0, 3))
     for c in range(chunks):
-        start = first + c * tiles * PMAX
-        stream = WeightStream(source, ring, codes, c * (groups // step), step, start)
+        start = first + columns.tiled + c * tiles * PMAX
+        stream = WeightStream(source, ring, codes, turn, step, start)
+        turn = turn + groups // step
         sums = sum_columns(x, stream, spans, total, target != None)
         for i in range(len(spans)):
             t, count = spans[i]
@@ -333,31 +323,8 @@ def project_transposed(manager, x, source, after, result, target=None):
             finish(here[0], here[1], here[2], here[3], factor)
         if target != None:
             copy(target[c, :, :, :], result[:, c, :, :].permute((0, 2, 1)))
+    write_tiled(in_tiles, out, first, rows)
     manager.free_ring("output_projection.weights")
-
-
-class WeightStream(nl.NKIObject):
-    """A chunk's columns, from `start` on, of `step` contraction tiles at a time; the first are load
-    number `turn` of the ring."""
-
-    def __init__(self, source, ring, codes, turn, step, start):
-        self.source = source
-        self.ring = ring
-        self.codes = codes
-        self.turn = turn
-        self.step = step
-        self.start = start
-
-    def load(self, g):
-        """Those of contraction tiles g .. g+step, [K, step, columns]."""
-        tile = self.ring[(self.turn + g // self.step) % len(self.ring)]
-        rows, _, count = tile.shape
-        hidden = self.source.weight.shape[1]
-        pattern = [[hidden, rows], [rows * hidden, self.step], [1, count]]
-        depth = self.source.weight.shape[0]
-        last = (g + self.step) * rows == depth and self.start + count == self.source.end
-        self.source.load(tile, pattern, g * rows * hidden + self.start, last)
-        return values_of(self.codes, tile)
 
 
 def sum_columns(x, stream, spans, total, by_row):

@@ -106,10 +106,11 @@ class QkvProjection(nl.NKIObject):
         self.parts = factors(sbm, x, weight.dtype, "qkv.x")
         self.ring = WeightRing(sbm, weight, split, max(q_heads, 2 * kv_heads) * d_head)
 
-    def project(self, out, first, name):
-        """out [d, count, R] = the heads from `first` on."""
+    def project(self, out, first, name, after=()):
+        """out [d, count, R] = the heads from `first` on. Two cores exchange them once the
+        instructions `after` are done."""
         project_heads(self.parts, self.ring, first, self.scales, out)
-        exchange(self.sbm, out, nl.add, f"qkv.{name}")
+        exchange(self.sbm, out, nl.add, f"qkv.{name}", after)
 
 
 class WeightRing(nl.NKIObject):

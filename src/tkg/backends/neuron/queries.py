@@ -11,7 +11,7 @@ class Queries(nl.NKIObject):
     dtype of probabilities. `k`, `v`: the new tokens' K and V, [d/parts, kv*parts, B, S'], rounded
     to the cache's dtype. `place`: the first KV head and the first token, where these are some of
     the queries of a row. `maker`: what is asked to `make` k and v once the first pass over the
-    cache is under way; None where they are there."""
+    cache is under way, after the instructions `turned`; None where they are there."""
 
     def __init__(self, q, keyed, kind, k, v, place=(0, 0)):
         self.q = q
@@ -28,6 +28,7 @@ class Queries(nl.NKIObject):
         self.new = k.shape[3]
         self.first_kv, self.first_token = place
         self.maker = None
+        self.turned = []
 
     def made_by(self, maker):
         """k and v come when `maker` is asked to `make` them."""

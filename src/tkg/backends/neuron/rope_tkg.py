@@ -3,57 +3,97 @@
     y = t * cos + turn(t) * sin        turn: each pair (r, i) becomes (-i, r)
 
 The turn is a matmul with a signed permutation, so either pairing costs the same, and so does any d.
+Both elements of a pair have the same sin, so y = t * cos + turn(t * sin) too, which the tensor
+engine adds up: `rope_terms`.
 """
 
 import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, head_parts, load_small
-from tkg.backends.neuron.matrices import apply_matrices, expansion, pair_part, rotation
+from tkg.backends.neuron.matrices import filled, identity, rotation
 from tkg.backends.neuron.sbuf_manager import SMALL
 
 
 class RopeTables(nl.NKIObject):
     """cos and sin: for each part of a head [d/parts, R] float32; `turns[m][i]`: the block of the
-    turn's matrix that takes part i of a head to part m, [d/parts, d/parts]."""
+    turn's matrix that takes part i of a head to part m, [d/parts, d/parts]. `same`: the identity,
+    of a head that is not in parts; else None."""
 
-    def __init__(self, cos, sin, turns):
+    def __init__(self, cos, sin, turns, same):
         self.cos = cos
         self.sin = sin
         self.turns = turns
+        self.same = same
+
+    def scaled(self, sbm, column, name):
+        """Tables that also multiply by `column` [128, 1]."""
+        tables = []
+        for kind, tiles in (("cos", self.cos), ("sin", self.sin)):
+            scaled = []
+            for i in range(len(tiles)):
+                tile = sbm.stack(tiles[i].shape, nl.float32, f"{name}.{kind}.{i}")
+                factor = column[0 : tile.shape[0], :].broadcast(1, tile.shape[1])
+                gpsimd = nisa.engine.gpsimd  # Vector is busy with Q
+                nisa.tensor_tensor(tile, tiles[i], factor, nl.multiply, engine=gpsimd)
+                scaled.append(tile)
+            tables.append(scaled)
+        return RopeTables(tables[0], tables[1], self.turns, self.same)
 
 
 def load_rope(sbm, cos, sin, contiguous):
     """The tables of cos, sin [d/2, B, S] in HBM; they stay until the scope around is closed."""
-    half = cos.shape[0]
-    d_head = 2 * half
+    d_head = 2 * cos.shape[0]
     rows = cos.shape[1] * cos.shape[2]
-    parts, pairs = head_parts(d_head), pair_part(d_head)
-    spread = []
+    parts = head_parts(d_head)
+    size = d_head // parts
     turns = []
+    ones = filled(sbm, (size, size), 1.0, "rope.ones")
     for m in range(parts):
-        spread.append(
-            [
-                expansion(sbm, d_head, contiguous, f"rope.expansion.{k}.{m}", (k, m, parts))
-                for k in range(half // pairs)
-            ]
-        )
+        blocks = [(i, m, parts) for i in range(parts)]
+        names = [f"rope.turn.{i}.{m}" for i in range(parts)]
         turns.append(
-            [
-                rotation(sbm, d_head, contiguous, f"rope.turn.{i}.{m}", (i, m, parts))
-                for i in range(parts)
-            ]
+            [rotation(sbm, d_head, contiguous, ones, names[i], blocks[i]) for i in range(parts)]
         )
     tables = []
     for name, table in (("rope.cos", cos), ("rope.sin", sin)):
-        wide = []
-        for k in range(half // pairs):
-            raw = sbm.stack((pairs, rows), table.dtype, f"{name}.raw.{k}")
-            load_small(raw, table[k * pairs : (k + 1) * pairs, :, :])
-            wide.append(sbm.stack((pairs, rows), nl.float32, f"{name}.wide.{k}"))
-            nisa.tensor_copy(wide[k], raw)
-        tables.append([apply_matrices(sbm, spread[m], wide, f"{name}.{m}") for m in range(parts)])
-    return RopeTables(tables[0], tables[1], turns)
+        tiles = []
+        for m in range(parts):
+            # Each value comes to both elements of its pair, so the tensor engine need not copy it.
+            raw = sbm.stack((size, rows), table.dtype, f"{name}.raw.{m}")
+            for first, count, source in pair_spans(table, contiguous, (m, parts)):
+                load_small(raw[first : first + count, :], source)
+            tiles.append(sbm.stack((size, rows), nl.float32, f"{name}.{m}"))
+            nisa.tensor_copy(tiles[m], raw)
+        tables.append(tiles)
+    same = identity(sbm, ones, "rope.same") if parts == 1 else None
+    return RopeTables(tables[0], tables[1], turns, same)
+
+
+def pair_spans(table, contiguous, which):
+    """[(first element, count, their values in a table [d/2, B, S] in HBM)] of part m of a head in
+    parts, `which`: (m, parts)."""
+    half = table.shape[0]
+    rows = table.shape[1] * table.shape[2]
+    m, parts = which
+    size = 2 * half // parts
+    if parts == 1 and contiguous:
+        return [(0, size, table.ap([[0, 2], [rows, half], [1, rows]], offset=0))]
+    spans = []
+    e, end = m * size, (m + 1) * size
+    while e < end:
+        if contiguous:
+            n, pair = min(end, half if e < half else 2 * half) - e, e % half
+            pattern = [[rows, n]]
+        elif e % 2 == 1 or e + 1 == end:
+            n, pair = 1, e // 2
+            pattern = [[rows, 1]]
+        else:
+            n, pair = (end - e) // 2 * 2, e // 2
+            pattern = [[rows, n // 2], [0, 2]]
+        spans.append((e - m * size, n, table.ap(pattern + [[1, rows]], offset=pair * rows)))
+        e = e + n
+    return spans
 
 
 def rope_tkg(sbm, t, tables, name):
@@ -85,3 +125,21 @@ def rope_tkg(sbm, t, tables, name):
             both = [tile[:, m, 0:count, :] for tile in (kept, turned)]
             nisa.tensor_tensor(pieces[m], both[0], both[1], nl.add, engine=nisa.engine.gpsimd)
     sbm.close_scope(SMALL)
+
+
+def rope_terms(sbm, t, tables, name):
+    """([(x [d, heads*R] float32, matrix [d, d])], the instructions that write x): the sum of
+    matrix^T @ x is t [d, heads, R] turned. Only of heads that are not in parts."""
+    size, heads, rows = t.shape
+    terms = []
+    done = []
+    # Engines side by side.
+    for kind, table, matrix, engine in (
+        ("kept", tables.cos[0], tables.same, nisa.engine.vector),
+        ("turned", tables.sin[0], tables.turns[0][0], nisa.engine.gpsimd),
+    ):
+        x = sbm.stack(t.shape, nl.float32, f"{name}.{kind}")
+        wide = table.expand_dim(1).broadcast(1, heads)
+        done.append(nisa.tensor_tensor(x, t, wide, nl.multiply, engine=engine))
+        terms.append((x.reshape((size, heads * rows)), matrix))
+    return terms, done
