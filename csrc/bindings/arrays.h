@@ -100,12 +100,14 @@ private:
         return view.writable() || !write;
     }
 
+    // Not of a tensor whose memory holds something else than its values, or that has none.
     bool find_torch(nb::handle array, Address& address) const {
         if (!TKG_ATTRIBUTE(array, "shape").equal(shape_)) return false;
         if (!TKG_ATTRIBUTE(array, "is_cpu").is(nb::bool_(true))) return false;
         if (!TKG_ATTRIBUTE(array, "stride")().equal(strides_)) return false;
+        if (!TKG_ATTRIBUTE(array, "is_neg")().is(nb::bool_(false))) return false;
         address = nb::cast<Address>(TKG_ATTRIBUTE(array, "data_ptr")());
-        return true;
+        return address != 0;
     }
 
     nb::object type_, dtype_;

@@ -116,9 +116,10 @@ void repeated_step(RepeatedStep* self, const Layer& layer, const Step& step, nb:
                    nb::handle k, nb::handle v, nb::handle block_table, nb::handle pos_ids,
                    nb::handle cos, nb::handle sin, nb::handle slots, std::int64_t blocks,
                    std::int64_t row_slots, Indices::Type positions_type, Indices::Type slots_type,
-                   nb::object make_out) {
+                   nb::object make, nb::object wrap) {
     new (self) RepeatedStep(layer, step, {x, k, v, block_table, pos_ids, cos, sin, slots},
-                            {blocks, row_slots, positions_type, slots_type}, std::move(make_out));
+                            {blocks, row_slots, positions_type, slots_type},
+                            Outputs(std::move(make), std::move(wrap)));
 }
 
 nb::object run_step(const RepeatedStep& self, nb::handle x, nb::handle k, nb::handle v,
@@ -152,9 +153,9 @@ void output_projection(const Linear& linear, nb::handle attention, DType x_dtype
 }
 
 void repeated_projection(RepeatedProjection* self, const Linear& linear, nb::handle attention,
-                         DType x_dtype, nb::handle x, nb::object make_out) {
-    new (self)
-        RepeatedProjection(projection_of(linear, View(attention), x_dtype), x, std::move(make_out));
+                         DType x_dtype, nb::handle x, nb::object make, nb::object wrap) {
+    new (self) RepeatedProjection(projection_of(linear, View(attention), x_dtype), x,
+                                  Outputs(std::move(make), std::move(wrap)));
 }
 
 }  // namespace
@@ -215,14 +216,14 @@ NB_MODULE(_core, m) {
              nb::arg("k"), nb::arg("v"), nb::arg("block_table").none(), nb::arg("pos_ids"),
              nb::arg("cos").none(), nb::arg("sin").none(), nb::arg("slots").none(),
              nb::arg("blocks"), nb::arg("row_slots"), nb::arg("positions_type"),
-             nb::arg("slots_type"), nb::arg("make_out"))
+             nb::arg("slots_type"), nb::arg("make"), nb::arg("wrap").none())
         .def("__call__", &run_step, nb::arg("x").none(), nb::arg("k"), nb::arg("v"),
              nb::arg("block_table").none(), nb::arg("pos_ids").none(), nb::arg("cos").none(),
              nb::arg("sin").none(), nb::arg("slots").none());
 
     nb::class_<RepeatedProjection>(m, "RepeatedProjection")
         .def("__init__", &repeated_projection, nb::arg("linear"), nb::arg("attention"),
-             nb::arg("x_dtype"), nb::arg("x"), nb::arg("make_out"))
+             nb::arg("x_dtype"), nb::arg("x"), nb::arg("make"), nb::arg("wrap").none())
         .def("__call__", &RepeatedProjection::run, nb::arg("x").none());
 
     m.def("attention_block", &attention_block, nb::arg("layer"), nb::arg("step"));

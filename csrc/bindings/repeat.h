@@ -24,14 +24,35 @@ struct StepTypes {
     Indices::Type positions, slots;
 };
 
+// Makes outputs: a NumPy array, and of it what the caller gets.
+class Outputs {
+public:
+    // `make` makes an array; `wrap` makes of it what the caller gets, or is None.
+    Outputs(nb::object make, nb::object wrap) : make_(std::move(make)), wrap_(std::move(wrap)) {}
+
+    // What `run` of an output's address has written.
+    template <class Run>
+    nb::object of(Run&& run) const {
+        nb::object out = make_();
+        const Address to = View(out).address();
+        {
+            const nb::gil_scoped_release release;
+            run(to);
+        }
+        return wrap_.is_none() ? out : wrap_(out);
+    }
+
+private:
+    nb::object make_, wrap_;
+};
+
 // A step over a cache, to be taken again. What was checked of it holds for a step whose arrays have
 // the same forms and whose caches are the same memory. What depends on values, positions and the
 // block table, is looked at each time (core/placement.h).
 class RepeatedStep {
 public:
-    // `make_out` makes an array for the output.
     RepeatedStep(const Layer& layer, const Step& step, const StepArrays& arrays, StepTypes types,
-                 nb::object make_out)
+                 Outputs outputs)
         : layer_(layer),
           step_(step),
           x_(arrays.x),
@@ -43,7 +64,7 @@ public:
           sin_(arrays.sin),
           slots_(arrays.slots),
           types_(types),
-          make_out_(std::move(make_out)) {}
+          outputs_(std::move(outputs)) {}
 
     // The output; None, and nothing is done, for a step that must be checked like a first one.
     nb::object run(const StepArrays& arrays) const {
@@ -63,11 +84,10 @@ public:
             std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(2 * bytes));
         step.k_new = reinterpret_cast<Address>(added.get());
         step.v_new = step.k_new + static_cast<Address>(bytes);
-        nb::object out = make_out_();
-        if (!Form(out).find(out, step.out)) return nb::none();
-        const nb::gil_scoped_release release;
-        variant().attention_block(layer_, step, team(), workspace());
-        return out;
+        return outputs_.of([&](Address out) {
+            step.out = out;
+            variant().attention_block(layer_, step, team(), workspace());
+        });
     }
 
 private:
@@ -85,30 +105,29 @@ private:
     Step step_;
     Form x_, k_, v_, block_table_, pos_ids_, cos_, sin_, slots_;
     StepTypes types_;
-    nb::object make_out_;
+    Outputs outputs_;
 };
 
 // A projection of x [..., in], to be made again of an array of the same form.
 class RepeatedProjection {
 public:
-    RepeatedProjection(const Projection& projection, nb::handle x, nb::object make_out)
-        : projection_(projection), x_(x), make_out_(std::move(make_out)) {}
+    RepeatedProjection(const Projection& projection, nb::handle x, Outputs outputs)
+        : projection_(projection), x_(x), outputs_(std::move(outputs)) {}
 
     // As `RepeatedStep::run`.
     nb::object run(nb::handle x) const {
         Projection call = projection_;
         if (!x_.find(x, call.attention)) return nb::none();
-        nb::object out = make_out_();
-        if (!Form(out).find(out, call.out)) return nb::none();
-        const nb::gil_scoped_release release;
-        variant().output_projection(call, team(), workspace());
-        return out;
+        return outputs_.of([&](Address out) {
+            call.out = out;
+            variant().output_projection(call, team(), workspace());
+        });
     }
 
 private:
     Projection projection_;
     Form x_;
-    nb::object make_out_;
+    Outputs outputs_;
 };
 
 }  // namespace tkg

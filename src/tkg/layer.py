@@ -71,6 +71,18 @@ class AttentionBlock:
         lnc: int = 1,
         backend: str | None = None,
     ) -> None:
+        rules = Rules("AttentionBlock")
+        _check_kind(rules, "heads", heads, Heads)
+        _check_kind(rules, "qkv", qkv, Linear)
+        for field, part, kind in (
+            ("out", out, Linear),
+            ("input_norm", input_norm, RMSNorm),
+            ("pre_rope_norm", pre_rope_norm, QKNorm),
+            ("post_rope_norm", post_rope_norm, QKNorm),
+        ):
+            if part is not None:
+                _check_kind(rules, field, part, kind)
+        rules.raise_broken()
         block = Block(
             heads=heads,
             qkv=qkv,
@@ -85,7 +97,6 @@ class AttentionBlock:
             hidden_dim_actual=hidden_dim_actual,
             lnc=lnc,
         )
-        rules = Rules("AttentionBlock")
         check_block(rules, block)
         rules.raise_broken()
         chosen = registry.choose_for(backend, qkv.weight.device, "AttentionBlock")
@@ -166,7 +177,7 @@ class AttentionBlock:
             cos=cos,
             sin=sin,
             pos_ids=positions,
-            slot_ids=_own_slots(cache, positions) if slots is None else given_slots,
+            slot_ids=_own_slots(rules, cache, positions) if slots is None else given_slots,
             validate=validate,
         )
         call = checked(rules, call)
@@ -176,6 +187,13 @@ class AttentionBlock:
         if self._make_repeat is not None:
             self._repeats.keep(cache, self._make_repeat(call, given_slots, tuple(out.shape)))
         return out
+
+
+def _check_kind(rules: Rules, field: str, part: object, kind: type) -> None:
+    """Check that a part of a layer is an object of its class."""
+    if not isinstance(part, kind):
+        got = type(part).__name__
+        rules.broken(field, f"must be a tkg.{kind.__name__}", got, about_type=True)
 
 
 def _given(rules: Rules, field: str, value: Any) -> Array | None:
@@ -197,10 +215,11 @@ def _angles(rules: Rules, rope: Any) -> tuple[Any, Any]:
     return cos, sin
 
 
-def _own_slots(cache: KVCache, positions: Array | None) -> Any:
+def _own_slots(rules: Rules, cache: KVCache, positions: Array | None) -> Any:
     """The slot of each position: itself, or through the block table; -1 stays -1.
 
-    Shapes and values that make no sense are left to the call's checks.
+    On the host the table's entries are checked. Shapes and values that make no sense are left to
+    the call's checks.
     """
     table = cache.block_table
     if positions is None or table is None or positions.ndim != 2 or table.ndim != 2:
@@ -209,7 +228,21 @@ def _own_slots(cache: KVCache, positions: Array | None) -> Any:
     column = xp.clip(position // length, 0, table.shape[1] - 1)
     take = xp.take_along_axis if xp is np else xp.take_along_dim
     entries = take(indices(table), column, 1)
-    slots = xp.where(position < 0, -1, entries * length + position % length)
+    unused = position < 0
+    if positions.on_host and table.on_host:
+        blocks = cache.geometry.outer
+        wrong = ~unused & (position < table.shape[1] * length)
+        wrong &= (entries < 0) | (entries >= blocks)
+        if wrong.any():
+            row, token = np.argwhere(wrong)[0].tolist()
+            rules.broken(
+                "cache.block_table",
+                f"must hold blocks from 0 to num_blocks - 1 = {blocks - 1} wherever a new token "
+                "goes",
+                f"{entries[row, token]} at [{row}, {column[row, token]}]",
+            )
+            unused = unused | wrong
+    slots = xp.where(unused, -1, entries * length + position % length)
     return positions.like(slots)
 
 
@@ -229,6 +262,8 @@ class Projection:
 
     def __init__(self, linear: Linear, backend: str | None = None, lnc: int = 1) -> None:
         rules = Rules("Projection")
+        _check_kind(rules, "linear", linear, Linear)
+        rules.raise_broken()
         check_linear(rules, "linear", linear, rows=None, sections=1)
         check_lnc(rules, lnc)
         rules.raise_broken()
@@ -246,12 +281,15 @@ class Projection:
         Raises:
             ValueError, TypeError, Unsupported: as `output_projection_tkg`.
         """
-        if self._repeat is not None:
-            out = self._repeat(x)
+        repeat = self._repeat  # another thread may put another one there meanwhile
+        if repeat is not None:
+            out = repeat(x)
             if out is not None:
                 return out
         rules = Rules("Projection", _PROJECTION_NAMES)
         given = _given(rules, "x", x)
+        if given is not None and (given.ndim == 0 or min(given.shape) == 0):
+            rules.broken("x", "must be [..., in], all sizes at least 1", f"shape {given.shape}")
         rules.raise_broken()
         # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
         attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]

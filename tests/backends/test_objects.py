@@ -117,6 +117,23 @@ def test_a_paged_cache_is_written_through_its_table(backend: str, tokens: int) -
     assert same_bits(v, want[2])
 
 
+@pytest.mark.parametrize("entry", [-1, 99])
+@pytest.mark.parametrize("position", [6, 7, 8])
+def test_a_new_token_needs_a_page(backend: str, entry: int, position: int) -> None:
+    """Also the last slot of a page, whose number is -1 in page -1."""
+    if device_of(backend) is not None:
+        pytest.skip("values on a device are looked at there")
+    layer = tkg.AttentionBlock(
+        heads=tkg.Heads(4, 1, 16), qkv=tkg.Linear(np.ones((24, 96), np.float32)), backend=backend
+    )
+    k = np.zeros((4, 4, 1, 16), np.float32)
+    table = np.array([[0, entry, entry]], np.int32)
+    cache = tkg.KVCache(k, k.copy(), block_table=table)
+    with pytest.raises(ValueError, match=rf"cache.block_table .* got {entry} at \[0, "):
+        layer(np.ones((1, 1, 24), np.float32), cache, np.array([[position]], np.int32))
+    assert not k.any()
+
+
 @pytest.mark.parametrize("layout", ["flat", "block"])
 def test_a_padded_row_writes_nothing(backend: str, layout: str) -> None:
     """It is one by its first position, whatever stands behind it."""

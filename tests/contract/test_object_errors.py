@@ -34,6 +34,8 @@ def cache(**changes: Any) -> tkg.KVCache:
     return tkg.KVCache.flat(**(sizes | changes))
 
 
+HALVES: Any = (4.5, 2, 16)
+
 LAYERS = {
     "qkv columns": ({"qkv": tkg.Linear(zeros(32, 7))}, "qkv.*128"),
     "out rows": ({"out": tkg.Linear(zeros(65, 32))}, "out.*64"),
@@ -52,6 +54,14 @@ LAYERS = {
     "window": ({"sliding_window": 0}, "sliding_window.*0"),
     "hidden": ({"hidden_dim_actual": 33}, "hidden_dim_actual.*33"),
     "cores": ({"lnc": 3}, "lnc.*3"),
+    "cores as text": ({"lnc": "1"}, "lnc.*'1'"),
+    "a broken head": ({"heads": tkg.Heads(*HALVES)}, "heads must be whole numbers"),
+    "heads as a tuple": ({"heads": (4, 2, 16)}, "heads must be a tkg.Heads; got tuple"),
+    "a bare weight": ({"qkv": zeros(32, COLUMNS)}, "qkv must be a tkg.Linear; got ndarray"),
+    "a bare norm": ({"input_norm": zeros(1, 32)}, "input_norm must be a tkg.RMSNorm"),
+    "half a window": ({"sliding_window": 1.5}, "sliding_window .* whole number.*1.5"),
+    "a huge window": ({"sliding_window": 2**70}, "sliding_window .*2\\^63"),
+    "hidden as text": ({"hidden_dim_actual": "3"}, "hidden_dim_actual .* whole number"),
     "fp8 weight": (
         {"qkv": tkg.Linear(zeros(32, COLUMNS, dtype=ml_dtypes.float8_e4m3))},
         "float8_e4m3",
@@ -145,3 +155,42 @@ def test_an_unknown_backend_is_refused_when_the_layer_is_made() -> None:
         block(backend="abacus")
     with pytest.raises(tkg.Unsupported, match="cuda"):
         block(backend="cuda")
+
+
+LINEAR: Any = zeros(3, 3)
+NOT_ARRAYS = {
+    "x": ({"x": [[[1.0]]]}, "x must be a NumPy array or a torch tensor; got builtins.list"),
+    "no x": ({"x": None}, "x must be given; got None"),
+    "positions": ({"pos_ids": [[0]]}, "pos_ids must be a NumPy array"),
+    "no positions": ({"pos_ids": None}, "pos_ids must be given; got None"),
+    "slots": ({"slots": [[0]]}, "slots must be a NumPy array"),
+    "rope": ({"rope": 3}, r"rope must be a pair \(cos, sin\); got int"),
+    "cache": ({"cache": (1, 2)}, "cache must be a tkg.KVCache; got tuple"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ARRAYS)
+def test_what_is_no_array_is_named(name: str) -> None:
+    change, message = NOT_ARRAYS[name]
+    step = {"x": zeros(2, 1, 32), "cache": cache(), "pos_ids": POS, "rope": ROPE}
+    with pytest.raises((TypeError, ValueError), match=f"^AttentionBlock: {message}"):
+        block()(**(step | change))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tkg.KVCache([1], zeros(1, 1, 1, 2)), "KVCache: k must be a NumPy array"),
+        (lambda: tkg.KVCache(zeros(1, 1, 1, 2), None), "KVCache: v must be given"),
+        (lambda: tkg.Linear([[1.0]]), "Linear: weight must be a NumPy array"),
+        (lambda: tkg.Linear(None), "Linear: weight must be given"),
+        (lambda: tkg.Projection(LINEAR), "Projection: linear must be a tkg.Linear"),
+        (lambda: tkg.Projection(tkg.Linear(zeros(3, 3)))([1.0]), "Projection: x must be a NumPy"),
+        (lambda: tkg.Projection(tkg.Linear(zeros(3, 3)))(None), "Projection: x must be given"),
+        (lambda: tkg.Projection(tkg.Linear(zeros(3, 3)))(zeros(3, 0)), r"Projection: x .*\(3, 0\)"),
+        (lambda: tkg.Projection(tkg.Linear(zeros(3, 3)))(zeros()), "Projection: x .*sizes"),
+    ],
+)
+def test_wrong_parts_are_named(make: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        make()

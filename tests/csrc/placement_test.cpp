@@ -1,7 +1,9 @@
 // Placement against the rules of docs/contract.md, written out slot by slot.
 #include "core/placement.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <random>
 #include <set>
 #include <utility>

@@ -49,7 +49,7 @@ def norm_of(
         rows = X.shape[0]
         split = HiddenSplit(hidden, X.shape[1])
         both = load_hidden(sbm, X, split.both(), rows, True) if all_here else None
-        if all_here:
+        if both is not None:
             x = both[:, split.first : split.first + split.count, :]
         else:
             x = load_hidden(sbm, X, split, rows, eps is not None)

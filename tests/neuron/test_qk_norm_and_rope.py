@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ml_dtypes
-import nki.language as nl
 import numpy as np
 import pytest
 
+import nkisim.language as nl
 from tests.neuron.on_chip import close, on_cores, put, rng, values_of
 from tests.neuron.test_matrices import turned
 from tkg.backends.neuron.matrices import add_terms

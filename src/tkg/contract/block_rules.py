@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tkg.contract import dtypes
 from tkg.contract.block import Block, Heads, Linear, QKNorm
 from tkg.contract.errors import Rules
@@ -41,11 +43,18 @@ def check_block(rules: Rules, block: Block) -> None:
 
 def check_heads(rules: Rules, heads: Heads) -> bool:
     """Check the numbers of heads."""
+    if not all(is_whole(number) for number in (heads.q, heads.kv, heads.d_head)):
+        return rules.broken("heads", "must be whole numbers", heads, about_type=True)
     if heads.q < 1 or heads.kv < 1 or heads.d_head < 1:
         return rules.broken("heads", "must be at least 1 each", heads)
     if heads.q % heads.kv:
         return rules.broken("heads", "must have q a multiple of kv", heads)
     return heads.d_head % 2 == 0 or rules.broken("heads", "must have an even d_head", heads)
+
+
+def is_whole(number: object) -> bool:
+    """Whether it is an integer, and no bool."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
 
 def check_eps(rules: Rules, field: str, eps: float) -> None:
@@ -64,8 +73,9 @@ def _check_qkv(rules: Rules, block: Block) -> None:
             f"{heads.d_head} = {heads.qkv_columns} columns",
             f"shape {block.qkv.weight.shape}",
         )
-    if actual is not None and not 1 <= actual <= hidden:
-        rules.broken("hidden_dim_actual", f"must be between 1 and H = {hidden}", actual)
+    if actual is not None and not (is_whole(actual) and 1 <= actual <= hidden):
+        rule = f"must be a whole number between 1 and H = {hidden}"
+        rules.broken("hidden_dim_actual", rule, repr(actual))
 
 
 def _check_qk_norm(rules: Rules, field: str, norm: QKNorm, heads: Heads) -> None:
@@ -80,8 +90,9 @@ def _check_softmax(rules: Rules, block: Block) -> None:
     scale, window, sink = block.softmax_scale, block.sliding_window, block.sink
     if not (isinstance(scale, (int, float)) and math.isfinite(scale)):
         rules.broken("softmax_scale", "must be a finite number", repr(scale))
-    if window is not None and window < 1:
-        rules.broken("sliding_window", "must be None or at least 1", window)
+    if window is not None and not (is_whole(window) and 1 <= window < 2**63):
+        rule = "must be None or a whole number, at least 1 and less than 2^63"
+        rules.broken("sliding_window", rule, repr(window))
     if sink is not None:
         check_dtype(rules, "sink", sink, dtypes.FLOATS)
         if sink.shape != (block.heads.q, 1):
@@ -102,8 +113,8 @@ def _check_out(rules: Rules, block: Block, out: Linear | None) -> None:
 
 def check_lnc(rules: Rules, lnc: int) -> None:
     """Check the number of logical cores."""
-    if lnc not in (1, 2):
-        rules.broken("lnc", "must be 1 or 2", lnc)
+    if not is_whole(lnc) or lnc not in (1, 2):
+        rules.broken("lnc", "must be 1 or 2", repr(lnc))
 
 
 def check_transposed(rules: Rules, out: Linear, transposed: bool, lnc: int) -> None:

@@ -124,12 +124,14 @@ class KVCache:
         table = self.block_table
         return self.k.source, self.v.source, None if table is None else table.source
 
-    @once
+    # Made anew each time: a copy of the cache, or a tensor that is given other memory, must not be
+    # left with views of the old memory.
+    @property
     def k_slots(self) -> np.ndarray:
         """K as a view `[outer, length, kv_heads, d_head]` of the user's memory."""
         return self._slots(self.k.numpy(), self.transposed)
 
-    @once
+    @property
     def v_slots(self) -> np.ndarray:
         """V as a view `[outer, length, kv_heads, d_head]` of the user's memory."""
         return self._slots(self.v.numpy(), False)
@@ -177,7 +179,10 @@ def check_cache(rules: Rules, cache: KVCache) -> Geometry | None:
 
 
 def _check_dtypes(rules: Rules, cache: KVCache) -> None:
-    k, v = cache.k, cache.v
+    k, v, scale = cache.k, cache.v, cache.scale
+    if scale is not None and not isinstance(scale, KVScale):
+        kind = type(scale).__name__
+        rules.broken("cache.scale", "must be a tkg.KVScale", kind, about_type=True)
     if v.dtype not in dtypes.FLOATS + dtypes.FP8:
         rule = f"must have dtype {', '.join(dtypes.FLOATS + dtypes.FP8)}"
         rules.broken("cache.v", rule, v.dtype, about_type=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from tkg.backends.cpu.calls import step
 from tkg.backends.cpu.library import core
 from tkg.backends.cpu.parts import core_dtype
+from tkg.contract import dtypes
 from tkg.contract.arrays import Array
 from tkg.contract.block import BlockCall
 from tkg.contract.projection import ProjectionCall
@@ -42,7 +42,7 @@ def repeat(call: BlockCall, slots: Array | None, shape: tuple[int, ...]) -> Repe
         row_slots=cache.geometry.length,
         positions_type=_indices(positions.dtype),
         slots_type=_indices(positions.dtype if slots is None else slots.dtype),
-        make_out=_maker(call.x, shape),
+        **_outputs(call.x, shape),
     )
 
 
@@ -57,14 +57,14 @@ def repeat_projection(
         call.attention.numpy(),
         core_dtype(x.dtype),
         x.source,
-        _maker(x, shape),
+        **_outputs(x, shape),
     )
 
 
-def _maker(x: Array, shape: tuple[int, ...]) -> Callable[[], Any]:
-    """Makes arrays of x's kind and dtype."""
-    library = np if x.kind == "numpy" else sys.modules["torch"]
-    return functools.partial(library.empty, shape, dtype=x.source.dtype)
+def _outputs(x: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+    """How the core makes outputs of x's kind and dtype."""
+    make = functools.partial(np.empty, shape, dtypes.NUMPY[x.dtype])
+    return {"make": make, "wrap": None if x.kind == "numpy" else x.released().like}
 
 
 @functools.cache
