@@ -164,7 +164,7 @@ class AttentionBlock:
         given_slots = handle(rules, "slot_ids", slots)
         rules.raise_broken()
         block = self.block
-        if cache.scale is not None:
+        if cache.scale is not None and cache.is_sound:
             block = replace(
                 block,
                 softmax_scale=block.softmax_scale / cache.scale.k,

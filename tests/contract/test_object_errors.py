@@ -157,6 +157,24 @@ def test_an_unknown_backend_is_refused_when_the_layer_is_made() -> None:
         block(backend="cuda")
 
 
+def scaled(scale: Any) -> tkg.KVCache:
+    k, v = (zeros(2, 2, 8, 16, dtype=ml_dtypes.float8_e4m3) for _ in "kv")
+    return tkg.KVCache(k, v, scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ((1, 1), "cache.scale must be a tkg.KVScale; got tuple"),
+        (tkg.KVScale(-1.0, 1.0), "cache.scale.k must be positive and finite; got -1.0"),
+        (tkg.KVScale(1.0, 0.0), "cache.scale.v must be positive and finite; got 0.0"),
+    ],
+)
+def test_the_scale_of_a_cache(scale: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        block()(zeros(2, 1, 32), scaled(scale), POS, rope=ROPE)
+
+
 LINEAR: Any = zeros(3, 3)
 NOT_ARRAYS = {
     "x": ({"x": [[[1.0]]]}, "x must be a NumPy array or a torch tensor; got builtins.list"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -183,6 +184,10 @@ def _check_dtypes(rules: Rules, cache: KVCache) -> None:
     if scale is not None and not isinstance(scale, KVScale):
         kind = type(scale).__name__
         rules.broken("cache.scale", "must be a tkg.KVScale", kind, about_type=True)
+    elif scale is not None:
+        for field, value in (("cache.scale.k", scale.k), ("cache.scale.v", scale.v)):
+            if isinstance(value, (int, float)) and not (math.isfinite(value) and value > 0):
+                rules.broken(field, "must be positive and finite", value)
     if v.dtype not in dtypes.FLOATS + dtypes.FP8:
         rule = f"must have dtype {', '.join(dtypes.FLOATS + dtypes.FP8)}"
         rules.broken("cache.v", rule, v.dtype, about_type=True)
