@@ -96,7 +96,8 @@ def test_layouts_and_formats(cache: str, dtype: str) -> None:
 def test_a_named_case() -> None:
     text = profile("--case", "sink")
     assert text.startswith("sink, 1 core answer: right (")
-    assert " sink 16 - 16 1.000 " in text
+    assert " sink 2,048 - 16 128.000 " in text  # 4 heads in float32, for each of 128 partitions
+    assert " W_out 65,536 - 65,536 1.000 " in text
 
 
 def test_a_named_projection() -> None:
