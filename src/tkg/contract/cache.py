@@ -186,7 +186,8 @@ def _check_dtypes(rules: Rules, cache: KVCache) -> None:
         rules.broken("cache.scale", "must be a tkg.KVScale", kind, about_type=True)
     elif scale is not None:
         for field, value in (("cache.scale.k", scale.k), ("cache.scale.v", scale.v)):
-            if isinstance(value, (int, float)) and not (math.isfinite(value) and value > 0):
+            # NaN stands for the scale of a description without data.
+            if isinstance(value, (int, float)) and (math.isinf(value) or value <= 0):
                 rules.broken(field, "must be positive and finite", value)
     if v.dtype not in dtypes.FLOATS + dtypes.FP8:
         rule = f"must have dtype {', '.join(dtypes.FLOATS + dtypes.FP8)}"
