@@ -177,7 +177,9 @@ class AttentionBlock:
             cos=cos,
             sin=sin,
             pos_ids=positions,
-            slot_ids=_own_slots(rules, cache, positions) if slots is None else given_slots,
+            slot_ids=given_slots
+            if slots is not None
+            else _own_slots(rules, cache, positions, validate),
             validate=validate,
         )
         call = checked(rules, call)
@@ -215,35 +217,34 @@ def _angles(rules: Rules, rope: Any) -> tuple[Any, Any]:
     return cos, sin
 
 
-def _own_slots(rules: Rules, cache: KVCache, positions: Array | None) -> Any:
-    """The slot of each position: itself, or through the block table; -1 stays -1.
+def _own_slots(rules: Rules, cache: KVCache, positions: Array | None, validate: bool) -> Any:
+    """The slot of each position: itself, or through the block table; -1 for those of a padded row.
 
-    On the host the table's entries are checked. Shapes and values that make no sense are left to
-    the call's checks.
+    A table entry that names no block is a broken rule; on a device, where nobody looks, its tokens
+    get a slot that there is none of. Shapes and positions that make no sense are left to the call's
+    checks.
     """
     table = cache.block_table
     if positions is None or table is None or positions.ndim != 2 or table.ndim != 2:
         return positions
-    xp, length, position = library(positions), cache.geometry.length, indices(positions)
+    xp, geometry, position = library(positions), cache.geometry, indices(positions)
+    blocks, length = geometry.outer, geometry.length
     column = xp.clip(position // length, 0, table.shape[1] - 1)
     take = xp.take_along_axis if xp is np else xp.take_along_dim
     entries = take(indices(table), column, 1)
-    unused = position < 0
-    if positions.on_host and table.on_host:
-        blocks = cache.geometry.outer
-        wrong = ~unused & (position < table.shape[1] * length)
-        wrong &= (entries < 0) | (entries >= blocks)
-        if wrong.any():
-            row, token = np.argwhere(wrong)[0].tolist()
-            rules.broken(
-                "cache.block_table",
-                f"must hold blocks from 0 to num_blocks - 1 = {blocks - 1} wherever a new token "
-                "goes",
-                f"{entries[row, token]} at [{row}, {column[row, token]}]",
-            )
-            unused = unused | wrong
-    slots = xp.where(unused, -1, entries * length + position % length)
-    return positions.like(slots)
+    unused = (position < 0) | (position[:, :1] < 0)
+    wrong = ~unused & (position < table.shape[1] * length) & ((entries < 0) | (entries >= blocks))
+    nowhere = blocks * length
+    if (positions.on_host or validate) and bool(wrong.any()):
+        row, token = xp.argwhere(wrong)[0].tolist()
+        rules.broken(
+            "cache.block_table",
+            f"must hold blocks from 0 to num_blocks - 1 = {blocks - 1} wherever a new token goes",
+            f"{int(entries[row, token])} at [{row}, {int(column[row, token])}]",
+        )
+        nowhere = -1
+    slots = xp.where(wrong, nowhere, entries * length + position % length)
+    return positions.like(xp.where(unused, -1, slots))
 
 
 class Projection:

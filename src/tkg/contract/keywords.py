@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tkg.contract import dtypes
-from tkg.contract.arrays import Array, as_array, handle
+from tkg.contract.arrays import Array, handle
 from tkg.contract.block import Block, BlockCall, Heads, Linear, QKNorm, RMSNorm
 from tkg.contract.block_rules import check_block
 from tkg.contract.cache import KVCache, check_cache
@@ -128,13 +128,8 @@ def with_handles(
     """
     args = dict(arguments)
     for name in arrays:
-        value = args[name]
-        if value is None:
-            continue
-        try:
-            args[name] = as_array(value)
-        except TypeError:
-            handle(rules, name, value)
+        if args[name] is not None:
+            args[name] = handle(rules, name, args[name])
     for name in kinds:
         if not isinstance(args[name], QuantizationType):
             rules.broken(name, "must be a QuantizationType", repr(args[name]), about_type=True)
