@@ -94,7 +94,7 @@ class Kind:
             drawn = rng.permutation(pages * BLOCK_LEN)[: BATCH * tokens].reshape(BATCH, tokens)
         else:
             drawn = np.stack([rng.permutation(CAPACITY)[:tokens] for _ in range(BATCH)])
-        return np.where(rng.random(drawn.shape) < 0.2, 2**32 - 1, drawn)
+        return np.where(rng.random(drawn.shape) < 0.2, -1, drawn)
 
 
 KINDS = (
@@ -159,14 +159,12 @@ def assert_like_a_first_step(
     return got
 
 
-@pytest.mark.parametrize("slots", ["", "uint32", "int64"])
+@pytest.mark.parametrize("slots", ["", "int32", "uint32", "int64"])
 @pytest.mark.parametrize("tokens", [1, 3])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_later_steps_are_checked_by_the_core_alone(
     kind: Kind, tokens: int, slots: str, checks: list[str]
 ) -> None:
-    if slots == "uint32" and kind.library == "torch":
-        slots = "int64"
     rng = np.random.default_rng(0)
     layer, cache = kind.layer(), kind.make_cache()
     layer(cache=cache, **kind.step(rng, tokens, slots))
@@ -223,6 +221,10 @@ def _angles(change: Callable[[np.ndarray], Any]) -> Callable[[Step, tkg.KVCache]
     return lambda step, cache: step | {"rope": tuple(map(change, step["rope"]))}
 
 
+class Own(np.ndarray):
+    """A subclass, whose attributes may mean anything."""
+
+
 CHANGES: dict[str, Callable[[Step, tkg.KVCache], Step]] = {
     "padded row": _position(1, 0, -1),
     "position below": _position(0, 0, -2),
@@ -245,7 +247,7 @@ CHANGES: dict[str, Callable[[Step, tkg.KVCache], Step]] = {
     "x reversed": _changed("x", lambda x: x[..., ::-1]),
     "x of fewer rows": _changed("x", lambda x: x[:1]),
     "x in torch": _changed("x", torch.from_numpy),
-    "x a subclass": _changed("x", lambda x: x.view(np.matrixlib.defmatrix.matrix.__base__)),
+    "x a subclass": _changed("x", lambda x: x.view(Own)),
     "no x": _changed("x", lambda x: None),
     "no rope": _changed("rope", lambda rope: None),
     "half angles": _angles(lambda t: t.astype(np.float16)),
@@ -269,12 +271,17 @@ CHANGES: dict[str, Callable[[Step, tkg.KVCache], Step]] = {
 PAGED_ONLY = ("one slot twice", "table below", "table far below", "table beyond")
 
 
-@pytest.mark.parametrize("layout", ["flat", "block"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("change", "layout"),
+    [
+        (change, layout)
+        for change in CHANGES
+        for layout in ("flat", "block")
+        if layout == "block" or change not in PAGED_ONLY
+    ],
+)
 def test_a_step_unlike_the_one_before(change: str, layout: str) -> None:
     """Each is refused, or run, as by a new layer, between steps that are like the first one."""
-    if change in PAGED_ONLY and layout == "flat":
-        return
     kind, rng = Kind(layout=layout), np.random.default_rng(0)
     layer, cache = kind.layer(), kind.make_cache()
     slots = "int64" if "slots" in change else ""
@@ -360,54 +367,3 @@ def test_threads_that_share_a_layer() -> None:
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda seed: list(decode(seed, shared)), range(4)))
     assert got == [list(decode(seed, kind.layer())) for seed in range(4)]
-
-
-X_FORMS: dict[str, Callable[[np.ndarray], Any]] = {
-    "another row": lambda x: x[::-1].copy(),
-    "more rows": lambda x: np.concatenate([x, x]),
-    "one vector": lambda x: x[0],
-    "another shape": lambda x: x[None],
-    "strided": lambda x: np.repeat(x, 2, -1)[..., ::2],
-    "in half": lambda x: x.astype(np.float16),
-    "in double": lambda x: x.astype(np.float64),
-    "in torch": lambda x: tensor(x, "cpu"),
-    "too short": lambda x: x[..., 1:],
-    "no rows": lambda x: x[:0],
-    "a list": lambda x: x.tolist(),
-    "nothing": lambda x: None,
-}
-
-
-@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16, np.float16], ids=str)
-@pytest.mark.parametrize("library", ["numpy", "torch"])
-def test_later_projections_are_like_first_ones(
-    dtype: Any, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng, own = np.random.default_rng(0), Kind(library=library).own
-    weight, bias = (rng.standard_normal(shape, np.float32) for shape in ((24, 40), (1, 40)))
-
-    def made() -> tkg.Projection:
-        return tkg.Projection(tkg.Linear(own(weight), own(bias)), backend="cpu")
-
-    def tried(project: tkg.Projection, x: Any) -> Any:
-        try:
-            return back(project(x))
-        except (TypeError, ValueError) as error:
-            return type(error), str(error)
-
-    project, checked = made(), []
-    full = tkg.layer.checked_attention
-    monkeypatch.setattr(
-        tkg.layer, "checked_attention", lambda rules, call: checked.append(1) or full(rules, call)
-    )
-    for name, form in {"first": np.copy, **X_FORMS}.items():
-        x = rng.standard_normal((3, 24), np.float32).astype(dtype)
-        for given in (own(x), form(x) if library == "numpy" or name == "nothing" else own(x)):
-            want = tried(made(), given)
-            checked.clear()
-            got = [tried(project, given) for _ in range(2)]
-            if isinstance(want, tuple):
-                assert got == [want, want]
-                continue
-            assert len(checked) <= 1 + (name == "strided")
-            assert all(same_bits(one, want) for one in got)

@@ -40,7 +40,7 @@ def stepped(x: torch.Tensor) -> tuple[tkg.AttentionBlock, tkg.KVCache]:
 def outcome(run: Callable[[], Any]) -> Any:
     try:
         return run()
-    except Exception as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         return type(error)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -34,7 +35,8 @@ FACTS = {
 
 def result(name: str, *milliseconds: float, state: str = "ok", note: str = "") -> Result:
     cost = Cost({"weights": 38_000_000}, {"out": 2_000_000}, 60_000_000)
-    times = Times(tuple(ms / 1e3 for ms in milliseconds), len(milliseconds))
+    seconds = tuple(ms / 1e3 for ms in milliseconds)
+    times = Times(seconds, len(seconds), (Turn(median(seconds)),) if seconds else ())
     timed = {"cost": cost, "times": times, "copies": 7, "used": 0.25} if milliseconds else {}
     return Result(Row("tiny", context=64), find(name), state, note, **timed)
 

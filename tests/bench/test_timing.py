@@ -73,4 +73,4 @@ def test_a_turn_knows_what_memory_gave_around_it(clock: Clock) -> None:
 
 
 def test_quartiles() -> None:
-    assert Times((5.0, 1.0, 4.0, 2.0, 3.0), 5).quartiles == (2.0, 3.0, 4.0)
+    assert Times((5.0, 1.0, 4.0, 2.0, 3.0), 5, ()).quartiles == (2.0, 3.0, 4.0)

@@ -86,8 +86,7 @@ def _record(result: Result, ceilings: Ceilings, ours: Times | None) -> Record:
         record |= {name: median(turn[name] for turn in looked) for name in OF_MEMORY}
     if ours is not None:
         pairs = zip(turns, ours.turns, strict=True)
-        ratios = [theirs.seconds / mine.seconds for theirs, mine in pairs]
-        record["times_tkg"] = median(ratios or [middle / ours.quartiles[1]])
+        record["times_tkg"] = median(theirs.seconds / mine.seconds for theirs, mine in pairs)
     return record
 
 

@@ -51,7 +51,7 @@ class Times:
 
     seconds: tuple[float, ...]
     calls: int
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Turn, ...]
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
