@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <memory>
 #include <thread>
 
 #include "core/team.h"
@@ -45,16 +44,14 @@ int usable_cpus() {
     return cpus ? static_cast<int>(cpus) : 1;
 }
 
-double measure_read_bandwidth(long long bytes, int repeats) {
+double measure_read_bandwidth(float* memory, long long size, int repeats) {
     Team& threads = team();
-    const std::int64_t share = bytes / threads.size() / 4096 * 1024;  // floats, whole pages
-    const std::unique_ptr<float[]> data(
-        new float[static_cast<std::size_t>(share * threads.size())]);
+    const std::int64_t share = size / threads.size() / 1024 * 1024;  // whole pages
     double best = 0;
     for (int pass = 0; pass <= repeats; ++pass) {
         const Clock::time_point start = Clock::now();
         on_each(threads, [&](int thread) {
-            float* mine = data.get() + thread * share;
+            float* mine = memory + thread * share;
             if (pass == 0) {  // touched first by the thread that reads it
                 for (std::int64_t i = 0; i < share; ++i) mine[i] = 1.0f;
             } else {

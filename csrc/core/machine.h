@@ -10,9 +10,9 @@ void set_num_threads(int threads);
 // CPUs that this process may run on.
 int usable_cpus();
 
-// Streaming read from memory in bytes a second: the best of `repeats` passes over a buffer of
-// `bytes`, which must be larger than the last-level cache.
-double measure_read_bandwidth(long long bytes, int repeats);
+// Streaming read from memory in bytes a second: the best of `repeats` passes over `size` floats,
+// which are overwritten and must be more than the last-level cache holds.
+double measure_read_bandwidth(float* memory, long long size, int repeats);
 
 // Float32 multiply-adds in registers, in FLOPs a second (2 each): the best of `repeats`.
 double measure_fma_rate(int repeats);

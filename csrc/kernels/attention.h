@@ -78,9 +78,8 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
     }
     __builtin_memset(acc, 0, static_cast<std::size_t>(rows * d) * sizeof(float));
 
-    const i64 row_bytes = d * static_cast<i64>(sizeof(T));
     Tile<T> tiles[2];
-    TileRows<T> rows_of_tile;
+    TileRows<T> stored;
     TurnedTile turned;
     alignas(64) float scores[max_block_rows * tile_len];
     const Unit& positions = task.unit;
@@ -94,25 +93,26 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
         else
             list_first_tile(task, index + 1, next);
         if (!tile.count) continue;
-        const auto ahead = [&](const T* const* some, int count) {
-            return Upcoming<T>{some, static_cast<unsigned>(count), row_bytes};
-        };
-        // What is asked for while the scores are computed, and while V is summed up: with few rows
-        // the next that will be used; with many, which take longer, what is used a tile later.
-        Upcoming<T> later = ahead(next.k, next.count);
+        // While scores are computed, and while V is summed up, what is used next is asked for; with
+        // many rows, which take longer than memory does, what is used a tile later.
+        Ahead<T> next_k(next.k, next.count, d);
         if (transposed) {
+            Ahead<T> nothing;
             score_tile_transposed(query, rows, tile, d, step.k.d_stride, scores);
-            later.count = 0;
+            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, {m, l, acc}, nothing);
         } else if (rows < turned_rows) {
-            score_tile(query, rows, rows_of_tile.of(tile.k, tile.count, d), tile.count, d, scores,
-                       tile.v);
+            Ahead<T> own_v(tile.v, tile.count, d);
+            score_tile(query, rows, stored.of(tile.k, tile.count, d), tile.count, d, scores, own_v);
+            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, {m, l, acc}, next_k);
+            next_k.ask_for_all();
         } else {
-            score_tile_turned(query, rows, turned, rows_of_tile.of(tile.k, tile.count, d),
-                              tile.count, d, scores, later);
-            later = ahead(next.v, next.count);
+            Ahead<T> next_v(next.v, next.count, d);
+            score_tile_turned(query, rows, turned, stored.of(tile.k, tile.count, d), tile.count, d,
+                              scores, next_k);
+            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, {m, l, acc}, next_v);
+            next_k.ask_for_all();
+            next_v.ask_for_all();
         }
-        attend_tile(task, tile, rows_of_tile.of(tile.v, tile.count, d), scores, {m, l, acc}, later);
-        for (int i = tile.count; i < static_cast<int>(later.count); ++i) later.fetch(i);
     }
 }
 

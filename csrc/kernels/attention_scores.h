@@ -19,23 +19,22 @@ constexpr int dot_positions = R == 1   ? dot_sums
                                        : dot_sums / 4;
 
 // scores[r][i] for R rows and as many positions as a tile has: one dot product over d each. d is a
-// multiple of lanes, or there is a Tail. `ahead` are rows that will be needed next.
+// multiple of lanes, or there is a Tail.
 template <int R, bool Tail, class T, class V>
-TKG_INLINE void dot_tile(const float* q, const T* const* k, i64 d, float* scores,
-                         const V* const* ahead) {
+TKG_INLINE void dot_tile(const float* q, const T* const* k, i64 d, float* scores, Ahead<V>& ahead) {
     constexpr int N = dot_positions<R>;
     Vec c[R][N];
     for (int r = 0; r < R; ++r)
         for (int i = 0; i < N; ++i) c[r][i] = zero();
     for (i64 j = 0; j < d; j += lanes) {
         const int n = Tail ? valid_lanes(j, d) : lanes;
-        if (j * static_cast<i64>(sizeof(V)) % 64 == 0)
-            for (int i = 0; i < N; ++i) prefetch(ahead[i] + j, 64);
-        Vec key[N];
-        for (int i = 0; i < N; ++i) key[i] = Tail ? load_n(k[i] + j, n) : load(k[i] + j);
-        for (int r = 0; r < R; ++r) {
-            const Vec query = Tail ? load_n(q + r * d + j, n) : load(q + r * d + j);
-            for (int i = 0; i < N; ++i) c[r][i] = fma(query, key[i], c[r][i]);
+        Vec query[R];
+        for (int r = 0; r < R; ++r)
+            query[r] = Tail ? load_n(q + r * d + j, n) : load(q + r * d + j);
+        ahead.template ask<N>();
+        for (int i = 0; i < N; ++i) {
+            const Vec key = Tail ? load_n(k[i] + j, n) : load(k[i] + j);
+            for (int r = 0; r < R; ++r) c[r][i] = fma(query[r], key, c[r][i]);
         }
     }
     Vec all[dot_sums];
@@ -46,26 +45,23 @@ TKG_INLINE void dot_tile(const float* q, const T* const* k, i64 d, float* scores
         __builtin_memcpy(scores + r * tile_len, sums + r * N, N * sizeof(float));
 }
 
-// K with d contiguous. The first rows ask for the rows of V, a cache line each now and then: many
-// at once would hold up the loads behind them. Behind the last of the `count` positions some scores
-// are written that mean nothing.
+// K with d contiguous. The first rows ask for what comes next. Behind the last of the `count`
+// positions some scores are written that mean nothing.
 template <class T, class V>
 inline void score_tile(const float* q, int rows, const T* const* k, int count, i64 d, float* scores,
-                       const V* const* v) {
-    for_row_groups<dot_rows>(rows, [&](auto group, i64 r) {
+                       Ahead<V>& next) {
+    for_row_groups<dot_rows>(rows, [=, &next](auto group, i64 r) {
         constexpr int N = dot_positions<group()>;
+        Ahead<V> ahead = r == 0 ? next : Ahead<V>{};
         for (int i = 0; i < count; i += N) {
             const T* some[N];
-            const V* ahead[N];
-            for (int p = 0; p < N; ++p) {
-                some[p] = k[min_of(i + p, count - 1)];
-                ahead[p] = v[min_of(i + p, count - 1)];
-            }
+            for (int p = 0; p < N; ++p) some[p] = k[min_of(i + p, count - 1)];
             if (d % lanes)
                 dot_tile<group(), true>(q + r * d, some, d, scores + r * tile_len + i, ahead);
             else
                 dot_tile<group(), false>(q + r * d, some, d, scores + r * tile_len + i, ahead);
         }
+        if (r == 0) next = ahead;
     });
 }
 

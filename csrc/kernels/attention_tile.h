@@ -127,31 +127,55 @@ inline void list_positions(const Task<T>& task, i64 begin, i64 end, Tile<T>& til
     }
 }
 
-// Rows of K or V that will be needed next, asked for piece by piece in the order of memory: the
-// processor's own prefetching then helps.
+// Rows of K or V that will be needed next, asked for in the order of memory, which the processor's
+// own prefetching follows, and evenly: many lines at once hold up the loads behind them.
 template <class T>
-struct Upcoming {
-    const T* const* row;
-    unsigned count;       // rows
-    i64 bytes;            // of a piece
-    unsigned pieces = 1;  // a row
-    unsigned first = 0;
+class Ahead {
+public:
+    Ahead() { begin_row(); }
+    Ahead(const T* const* rows, int count, i64 d) : rows_(rows), left_(count), elements_(d) {
+        // Mostly they are one piece of memory. What lies otherwise between such ends is asked for
+        // in vain.
+        if (count && rows[count - 1] == rows[0] + (count - 1) * d) {
+            left_ = 1;
+            elements_ = count * d;
+        }
+        begin_row();
+    }
+    // As many bytes as so many vectors have.
+    template <int vectors>
+    TKG_INLINE void ask() {
+        constexpr int period = 64 / (lanes * static_cast<int>(sizeof(T)));
+        for (int i = 0; i < vectors; i += period) {
+            __builtin_prefetch(next_);
+            next_ += line_;
+            if (next_ >= row_end_) begin_row();
+        }
+    }
+    void ask_for_all() {
+        while (line_) ask<1>();
+    }
 
-    TKG_INLINE void fetch(int i) const {
-        const unsigned piece = first + static_cast<unsigned>(i), r = piece / pieces;
-        if (r >= count) return;
-        prefetch(reinterpret_cast<const char*>(row[r]) + piece % pieces * bytes, bytes);
+private:
+    void begin_row() {
+        if (left_ == 0) {
+            next_ -= line_;  // asked for again and again: it is there
+            line_ = 0;
+            row_end_ = reinterpret_cast<const char*>(~std::uintptr_t{0});
+            return;
+        }
+        next_ = reinterpret_cast<const char*>(*rows_);
+        row_end_ = reinterpret_cast<const char*>(*rows_ + elements_);
+        ++rows_;
+        --left_;
     }
-    // From some row on.
-    Upcoming from(int i) const {
-        return {row + i, count > static_cast<unsigned>(i) ? count - static_cast<unsigned>(i) : 0,
-                bytes};
-    }
-    // The rows in so many pieces each, whole cache lines, from one of them on.
-    Upcoming in_pieces(i64 number, i64 from) const {
-        return {row, count, round_up(ceil_div(bytes, number), 64), static_cast<unsigned>(number),
-                static_cast<unsigned>(from)};
-    }
+    const T* const* rows_ = nullptr;
+    int left_ = 0;
+    i64 elements_ = 0;  // of a row
+    i64 line_ = 64;     // bytes; 0 at the end
+    const char* next_ = nothing + 64;
+    const char* row_end_ = nullptr;
+    alignas(64) static constexpr char nothing[64] = {};
 };
 
 }  // namespace

@@ -28,21 +28,18 @@ struct TurnedTile {
     }
 };
 
-// scores[r][0..turned_vecs * lanes) for R rows. Asks for `ahead` rows on the way.
-template <int R, class T, class Next>
+// scores[r][0..turned_vecs * lanes) for R rows.
+template <int R, class T, class V>
 TKG_INLINE void turned_dots(const float* q, const std::uint32_t* words, i64 d, float* scores,
-                            const Next& ahead) {
-    constexpr int per_word = static_cast<int>(4 / sizeof(T)), positions = turned_vecs * lanes;
+                            Ahead<V>& ahead) {
+    constexpr int per_word = static_cast<int>(4 / sizeof(T));
     Vec c[R][turned_vecs];
     for (int r = 0; r < R; ++r)
         for (int x = 0; x < turned_vecs; ++x) c[r][x] = zero();
-    const i64 steps = d / per_word;
-    i64 due = 0;
-    int asked = 0;
-    for (i64 w = 0; w < steps; ++w, words += tile_len) {
-        for (due += positions; due >= steps; due -= steps) ahead.fetch(asked++);
+    for (i64 w = 0; w < d / per_word; ++w, words += tile_len) {
         Vec key[turned_vecs][per_word];
         for (int x = 0; x < turned_vecs; ++x) widen_words(words + x * lanes, T{}, key[x]);
+        ahead.template ask<turned_vecs * per_word>();
         for (int e = 0; e < per_word; ++e)
             for (int r = 0; r < R; ++r) {
                 const Vec query = set1(q[r * d + w * per_word + e]);
@@ -53,16 +50,18 @@ TKG_INLINE void turned_dots(const float* q, const std::uint32_t* words, i64 d, f
         for (int x = 0; x < turned_vecs; ++x) store(scores + r * tile_len + x * lanes, c[r][x]);
 }
 
-// Behind the last of the `count` positions some scores are written that mean nothing.
-template <class T, class Next>
+// The first rows ask for what comes next. Behind the last of the `count` positions some scores are
+// written that mean nothing.
+template <class T, class V>
 inline void score_tile_turned(const float* q, int rows, TurnedTile& tile, const T* const* k,
-                              int count, i64 d, float* scores, Next ahead) {
+                              int count, i64 d, float* scores, Ahead<V>& next) {
     tile.turn(k, count, d);
     for_row_groups<attention_rows>(rows, [&](auto group, i64 r) {
+        Ahead<V> ahead = r == 0 ? next : Ahead<V>{};
         for (int i = 0; i < count; i += turned_vecs * lanes)
             turned_dots<group(), T>(q + r * d, &tile.word[0][i], d, scores + r * tile_len + i,
-                                    ahead.from(i));
-        ahead.count = 0;
+                                    ahead);
+        if (r == 0) next = ahead;
     });
 }
 

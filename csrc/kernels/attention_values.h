@@ -45,7 +45,8 @@ inline void softmax_tile(float* scores, int rows, int count, float* m, float* l,
 // d from j on; of the last one, n lanes if Tail.
 template <int R, int NV, bool Tail, class T, class Next>
 inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int n,
-                       const float* factor, float* acc, i64 d, const Next& next) {
+                       const float* factor, float* acc, i64 d, Next& next) {
+    Next ahead = next;
     Vec c[R][NV];
     for (int r = 0; r < R; ++r)
         for (int x = 0; x < NV; ++x) {
@@ -53,8 +54,8 @@ inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int 
             c[r][x] = mul(Tail ? load_n(from, n) : load(from), set1(factor[r]));
         }
     for (int i = 0; i < count; ++i) {
-        next.fetch(i);
         Vec value[NV];
+        ahead.template ask<NV>();
         for (int x = 0; x < NV; ++x)
             value[x] = Tail ? load_n(v[i] + j, n) : load(v[i] + j + x * lanes);
         for (int r = 0; r < R; ++r) {
@@ -70,6 +71,7 @@ inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int 
             else
                 store(to, c[r][x]);
         }
+    next = ahead;
 }
 
 // Vectors of d beside each other in a register tile of R rows.
@@ -80,18 +82,14 @@ constexpr int weigh_vecs = R <= weigh_sums / 8   ? 8
 
 template <int R, class T, class Next>
 inline void weigh_rows(const float* p, const T* const* v, int count, const float* factor,
-                       float* acc, i64 d, const Next& next) {
+                       float* acc, i64 d, Next& next) {
     constexpr int vecs = weigh_vecs<R>;
-    const i64 wide = d / (vecs * lanes);
     i64 j = 0;
-    for (i64 i = 0; i < wide; ++i, j += vecs * lanes)
-        weigh_tile<R, vecs, false>(p, v, count, j, 0, factor, acc, d,
-                                   next.in_pieces(wide, i * count));
-    Next rest = next;
-    if (wide) rest.count = 0;
-    for (; j + lanes <= d; j += lanes, rest.count = 0)
-        weigh_tile<R, 1, false>(p, v, count, j, 0, factor, acc, d, rest);
-    if (j < d) weigh_tile<R, 1, true>(p, v, count, j, valid_lanes(j, d), factor, acc, d, rest);
+    for (; j + vecs * lanes <= d; j += vecs * lanes)
+        weigh_tile<R, vecs, false>(p, v, count, j, 0, factor, acc, d, next);
+    for (; j + lanes <= d; j += lanes)
+        weigh_tile<R, 1, false>(p, v, count, j, 0, factor, acc, d, next);
+    if (j < d) weigh_tile<R, 1, true>(p, v, count, j, valid_lanes(j, d), factor, acc, d, next);
 }
 
 // One row over the positions that it may attend to, for tiles where rows differ.
@@ -114,9 +112,10 @@ struct Collected {
 
 // A tile's scores into the rows' sums; v are the tile's rows of V. The first rows ask for what
 // comes next.
-template <class T, class V, class Next>
+template <class T, class V>
 inline void attend_tile(const Task<T>& task, const Tile<T>& tile, const V* const* v, float* scores,
-                        const Collected& to, Next next) {
+                        const Collected& to, Ahead<T>& next) {
+    Ahead<T> nothing;
     const i64 d = task.layer.d_head;
     float factor[max_block_rows];
     if (tile.partial) {
@@ -126,16 +125,14 @@ inline void attend_tile(const Task<T>& task, const Tile<T>& tile, const V* const
             const int count = pick_allowed(tile, r, p, v, allowed);
             if (!count) continue;
             softmax_tile(p, 1, count, to.m + r, to.l + r, factor);
-            weigh_rows<1>(p, allowed, count, factor, to.acc + r * d, d, next);
-            next.count = 0;
+            weigh_rows<1>(p, allowed, count, factor, to.acc + r * d, d, r == 0 ? next : nothing);
         }
         return;
     }
     softmax_tile(scores, task.rows, tile.count, to.m, to.l, factor);
     for_row_groups<attention_rows>(task.rows, [&](auto group, i64 r) {
         weigh_rows<group()>(scores + r * tile_len, v, tile.count, factor + r, to.acc + r * d, d,
-                            next);
-        next.count = 0;
+                            r == 0 ? next : nothing);
     });
 }
 

@@ -18,19 +18,18 @@ double fma_rounds(i64 rounds, float* sink) {
     return 2.0 * lanes * chains * static_cast<double>(rounds);
 }
 
-// Eight streams side by side, asked for half a kilobyte ahead: one stream alone leaves a third of
-// the bandwidth of recent server CPUs unused.
+// Four streams side by side, asked for 2 KiB ahead: of 1, 2, 4 and 8 streams and up to 16 KiB the
+// most on a Zen 5 server, by 0 to 5 %, from huge pages.
 float stream_sum(const float* data, i64 n) {
-    constexpr int streams = 8, vectors = 128 / static_cast<int>(sizeof(float)) / lanes;
-    const i64 length = n / streams / 32 * 32;
+    constexpr int streams = 4, line = 16, ahead = 512;  // floats
+    const i64 length = n / streams / line * line;
     Vec total[streams];
     for (int s = 0; s < streams; ++s) total[s] = zero();
-    for (i64 i = 0; i < length; i += 32)
+    for (i64 i = 0; i < length; i += line)
         for (int s = 0; s < streams; ++s) {
             const float* p = data + s * length + i;
-            __builtin_prefetch(p + 128);
-            __builtin_prefetch(p + 144);
-            for (int v = 0; v < vectors; ++v) total[s] = add(total[s], load(p + v * lanes));
+            __builtin_prefetch(p + ahead);
+            for (int v = 0; v < line; v += lanes) total[s] = add(total[s], load(p + v));
         }
     Vec all = zero();
     for (int s = 0; s < streams; ++s) all = add(all, total[s]);

@@ -11,6 +11,7 @@ import numpy as np
 from tkg.contract import dtypes
 from tkg.contract.arrays import AnyArray, Array, as_array, own_handle
 from tkg.contract.errors import Rules
+from tkg.contract.memory import CACHE_LINE, zeroed
 from tkg.contract.once import once
 from tkg.contract.quantization import KVScale
 
@@ -71,8 +72,9 @@ class KVCache:
         scale: KVScale | None = None,
     ) -> KVCache:
         """A zeroed NumPy cache with `capacity` slots for each of `batch` rows."""
-        v = np.zeros((batch, kv_heads, capacity, d_head), dtypes.NUMPY[dtype])
-        k = np.zeros((batch, kv_heads, d_head, capacity), v.dtype) if transposed else v.copy()
+        k, v = _zeroed_pair((batch, kv_heads, capacity, d_head), dtype)
+        if transposed:
+            k = k.reshape(batch, kv_heads, d_head, capacity)
         return cls(as_given(k), as_given(v), transposed=transposed, scale=scale)
 
     @classmethod
@@ -91,9 +93,9 @@ class KVCache:
 
         The table is kept, not copied: writing into it changes what the next call reads.
         """
-        v = np.zeros((num_blocks, block_len, kv_heads, d_head), dtypes.NUMPY[dtype])
+        k, v = _zeroed_pair((num_blocks, block_len, kv_heads, d_head), dtype)
         table = as_given(block_table)
-        return cls(as_given(v.copy()), as_given(v), block_table=table, scale=scale)
+        return cls(as_given(k), as_given(v), block_table=table, scale=scale)
 
     @property
     def layout(self) -> str:
@@ -143,6 +145,16 @@ class KVCache:
         if array.ndim == 3:
             array = array[:, None]
         return array.transpose(0, 3, 1, 2) if transposed else array.transpose(0, 2, 1, 3)
+
+
+def _zeroed_pair(shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays, in huge pages if both together are large enough."""
+    number = np.dtype(dtypes.NUMPY[dtype])
+    size = math.prod(shape) * number.itemsize
+    second = -(-size // CACHE_LINE) * CACHE_LINE
+    memory = zeroed(second + size)
+    k, v = memory[:size], memory[second:]
+    return k.view(number).reshape(shape), v.view(number).reshape(shape)
 
 
 def as_given(array: np.ndarray) -> Array:

@@ -8,6 +8,10 @@ import os
 from collections.abc import Callable
 from types import ModuleType
 
+import numpy as np
+
+from tkg.contract.memory import zeroed
+
 BANDWIDTH_BUFFER_BYTES = 512 * 2**20
 """Read to measure bandwidth; several times the last-level cache of most machines."""
 
@@ -81,7 +85,8 @@ def set_num_threads(n: int) -> None:
 
 def measure_read_bandwidth(repeats: int = 5) -> float:
     """Streaming read from memory with the current threads, bytes a second: the best of passes."""
-    return core().measure_read_bandwidth(BANDWIDTH_BUFFER_BYTES, repeats)
+    memory = zeroed(BANDWIDTH_BUFFER_BYTES).view(np.float32)
+    return core().measure_read_bandwidth(memory, repeats)
 
 
 def measure_fma_rate(repeats: int = 5) -> float:

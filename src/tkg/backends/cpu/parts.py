@@ -16,11 +16,12 @@ import numpy as np
 from tkg.backends.cpu.library import core
 from tkg.contract.arrays import Array
 from tkg.contract.block import Block, Linear, QKNorm
+from tkg.contract.memory import Pool
 
 P = TypeVar("P", Block, Linear)
 
-CACHE_LINE = 64
-"""Bytes; panels begin at one."""
+PANELS = Pool()
+"""Where weights are rewritten to."""
 
 
 @dataclass
@@ -130,20 +131,13 @@ def _linear(prepared: Prepared, linear: Linear, rows: int, sections: tuple[int, 
         input_scale=linear.input_scale_value() or 0.0,
     )
     if prepared.panels:
-        memory = _aligned(part.panel_bytes())
+        memory = PANELS.zeroed(part.panel_bytes())
         if part.use_panels(memory):
             prepared.keep(memory)
             prepared.rewritten.add(id(linear))
             return part
     prepared.keep(weight)
     return part
-
-
-def _aligned(size: int) -> np.ndarray:
-    """Memory that begins at a cache line."""
-    memory = np.empty(size + CACHE_LINE - 1, np.uint8)
-    skip = -memory.ctypes.data % CACHE_LINE
-    return memory[skip : skip + size]
 
 
 def _qk_norm(prepared: Prepared, norm: QKNorm) -> tuple[Any, Any]:

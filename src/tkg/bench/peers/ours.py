@@ -8,7 +8,7 @@ import numpy as np
 
 import tkg
 from tkg.bench.check import Answer, answer_of
-from tkg.bench.inputs import BIG, Call
+from tkg.bench.inputs import Call
 from tkg.bench.peers import Setup
 
 
@@ -52,17 +52,27 @@ def build(setup: Setup) -> Ours:
 
 
 def _copy(call: Call) -> tuple[tkg.AttentionBlock, tkg.KVCache]:
-    own = call | {name: call[name].copy() for name in BIG}
-    scale = None
-    if "k_scale" in own:
-        scale = tkg.KVScale.quantize(float(own["k_scale"][0, 0]), float(own["v_scale"][0, 0]))
-    cache = tkg.KVCache(
-        own["K_cache"],
-        own["V_cache"],
-        block_table=own.get("active_blocks_table"),
-        scale=scale,
-    )
-    return _layer(own, cache), cache
+    cache = _cache(call)
+    return _layer(call, cache), cache
+
+
+def _cache(call: Call) -> tkg.KVCache:
+    """The call's caches in memory of tkg's own."""
+    table, scale, v = call.get("active_blocks_table"), None, call["V_cache"]
+    if "k_scale" in call:
+        scale = tkg.KVScale.quantize(float(call["k_scale"][0, 0]), float(call["v_scale"][0, 0]))
+    kind = {"dtype": v.dtype.name, "d_head": v.shape[-1], "scale": scale}
+    if table is None:
+        batch, kv_heads, capacity, _ = v.shape
+        cache = tkg.KVCache.flat(batch=batch, capacity=capacity, kv_heads=kv_heads, **kind)
+    else:
+        pages, length, kv_heads, _ = v.shape
+        cache = tkg.KVCache.block(
+            num_blocks=pages, block_len=length, kv_heads=kv_heads, block_table=table.copy(), **kind
+        )
+    cache.k.source[...] = call["K_cache"]
+    cache.v.source[...] = v
+    return cache
 
 
 def _layer(call: Call, cache: tkg.KVCache) -> tkg.AttentionBlock:
