@@ -7,7 +7,7 @@
 namespace tkg {
 
 #if defined(TKG_X86)
-extern const Variant variant_avx512_bf16, variant_avx512, variant_avx2;
+extern const Variant variant_avx512_bf16, variant_avx512_vbmi, variant_avx512, variant_avx2;
 #endif
 extern const Variant variant_baseline;
 
@@ -29,12 +29,15 @@ bool runs_avx512() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-bool runs_avx512_bf16() { return runs_avx512() && __builtin_cpu_supports("avx512bf16"); }
+bool runs_avx512_vbmi() { return runs_avx512() && __builtin_cpu_supports("avx512vbmi"); }
+
+bool runs_avx512_bf16() { return runs_avx512_vbmi() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 const Candidate* candidates(int* count) {
     static const Candidate table[] = {
 #if defined(TKG_X86)
+        {&variant_avx512_vbmi, runs_avx512_vbmi()},
         {&variant_avx512, runs_avx512()},
         {&variant_avx2, runs_avx2()},
 #endif

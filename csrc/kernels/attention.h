@@ -15,29 +15,31 @@
 namespace tkg {
 namespace {
 
-// Rows of K or V as the inner loops read them: FP8 as float16 of 2^-8 of the value, widened once a
-// tile, everything else where it lies.
+// Rows of K or V as the inner loops read them: where they lie, or widened once a tile, FP8 as
+// float16 of 2^-8 of the value.
 template <class T>
-struct TileRows {
+struct RowsInPlace {
     const T* const* of(const T* const* rows, int, i64) { return rows; }
 };
 
 template <class T>
-    requires is_fp8<T>
-struct TileRows<T> {
-    f16 half[tile_len * max_d_head];
-    const f16* row[tile_len];
+struct WidenedRows {
+    WideFp8 wide[tile_len * max_d_head];
+    const WideFp8* row[tile_len];
 
-    const f16* const* of(const T* const* rows, int count, i64 d) {
+    const WideFp8* const* of(const T* const* rows, int count, i64 d) {
         for (int i = 0; i < count; ++i) {
-            f16* to = half + i * round_up(d, 64);
+            WideFp8* to = wide + i * round_up(d, 64);
             for (i64 j = 0; j < d; j += 64)
-                fp8_to_half(rows[i] + j, static_cast<int>(min_of(64, d - j)), to + j);
+                widen_row(rows[i] + j, static_cast<int>(min_of(64, d - j)), to + j);
             row[i] = to;
         }
         return row;
     }
 };
+
+template <class T>
+using TileRows = std::conditional_t<is_fp8<T>, WidenedRows<T>, RowsInPlace<T>>;
 
 // The tile that begins at a position.
 template <class T>
@@ -54,6 +56,17 @@ inline void list_first_tile(const Task<T>& task, i64 index, Tile<T>& tile) {
     const Unit& unit = task.plan.unit[index / task.plan.row_blocks];
     const Task<T> next{task.layer, task.step, task.plan, unit, 0, task.rows, task.q};
     list_tile(next, unit.first / tile_len * tile_len, tile);
+}
+
+// A tile for few rows. While the scores are computed its V is asked for, while V is summed up what
+// comes next.
+template <class T, class Rows>
+inline void attend_few(const Task<T>& task, const Tile<T>& tile, const float* query, Rows& rows,
+                       float* scores, const Collected& to, Ahead<T>& next) {
+    const i64 d = task.layer.d_head;
+    Ahead<T> v(tile.v, tile.count, d);
+    score_tile(query, task.rows, rows.of(tile.k, tile.count, d), tile.count, d, scores, v);
+    attend_tile(task, tile, rows.of(tile.v, tile.count, d), scores, to, next);
 }
 
 template <class T>
@@ -93,26 +106,29 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
         else
             list_first_tile(task, index + 1, next);
         if (!tile.count) continue;
-        // While scores are computed, and while V is summed up, what is used next is asked for; with
-        // many rows, which take longer than memory does, what is used a tile later.
+        const Collected collected{m, l, acc};
         Ahead<T> next_k(next.k, next.count, d);
         if (transposed) {
             Ahead<T> nothing;
             score_tile_transposed(query, rows, tile, d, step.k.d_stride, scores);
-            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, {m, l, acc}, nothing);
-        } else if (rows < turned_rows) {
-            Ahead<T> own_v(tile.v, tile.count, d);
-            score_tile(query, rows, stored.of(tile.k, tile.count, d), tile.count, d, scores, own_v);
-            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, {m, l, acc}, next_k);
-            next_k.ask_for_all();
-        } else {
+            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, collected, nothing);
+        } else if (rows >= turned_rows) {
+            // They take longer than memory does: what is asked for is used a tile later.
             Ahead<T> next_v(next.v, next.count, d);
             score_tile_turned(query, rows, turned, stored.of(tile.k, tile.count, d), tile.count, d,
                               scores, next_k);
-            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, {m, l, acc}, next_v);
-            next_k.ask_for_all();
+            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, collected, next_v);
             next_v.ask_for_all();
+        } else if constexpr (is_fp8<T> && widens_fp8_in_registers) {
+            RowsInPlace<T> in_place;
+            if (d % 64 == 0)
+                attend_few(task, tile, query, in_place, scores, collected, next_k);
+            else
+                attend_few(task, tile, query, stored, scores, collected, next_k);
+        } else {
+            attend_few(task, tile, query, stored, scores, collected, next_k);
         }
+        if (!transposed) next_k.ask_for_all();
     }
 }
 

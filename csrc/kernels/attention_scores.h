@@ -45,6 +45,33 @@ TKG_INLINE void dot_tile(const float* q, const T* const* k, i64 d, float* scores
         __builtin_memcpy(scores + r * tile_len, sums + r * N, N * sizeof(float));
 }
 
+// The same for FP8 rows that are widened in registers, 64 values at once; d is a multiple of 64.
+template <int R, class T, class V>
+    requires is_fp8<T>
+TKG_INLINE void dot_tile_in_registers(const float* q, const T* const* k, i64 d, float* scores,
+                                      Ahead<V>& ahead) {
+    constexpr int N = dot_positions<R>, vecs = 64 / lanes, pair = 2;
+    Vec c[dot_sums];
+    for (Vec& sum : c) sum = zero();
+    for (i64 j = 0; j < d; j += 64)
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i += pair) {
+            ahead.template ask<pair * vecs>();
+            Vec key[pair][vecs];
+            for (int p = 0; p < pair; ++p) widen_64(k[i + p] + j, key[p]);
+            for (int e = 0; e < vecs; ++e)
+                for (int r = 0; r < R; ++r) {
+                    const Vec query = load(q + r * d + j + e * lanes);
+                    for (int p = 0; p < pair; ++p)
+                        c[r * N + i + p] = fma(query, key[p][e], c[r * N + i + p]);
+                }
+        }
+    alignas(64) float sums[dot_sums];
+    sum_each(c, sums);
+    for (int r = 0; r < R; ++r)
+        __builtin_memcpy(scores + r * tile_len, sums + r * N, N * sizeof(float));
+}
+
 // K with d contiguous. The first rows ask for what comes next. Behind the last of the `count`
 // positions some scores are written that mean nothing.
 template <class T, class V>
@@ -56,7 +83,10 @@ inline void score_tile(const float* q, int rows, const T* const* k, int count, i
         for (int i = 0; i < count; i += N) {
             const T* some[N];
             for (int p = 0; p < N; ++p) some[p] = k[min_of(i + p, count - 1)];
-            if (d % lanes)
+            if constexpr (is_fp8<T>)
+                dot_tile_in_registers<group()>(q + r * d, some, d, scores + r * tile_len + i,
+                                               ahead);
+            else if (d % lanes)
                 dot_tile<group(), true>(q + r * d, some, d, scores + r * tile_len + i, ahead);
             else
                 dot_tile<group(), false>(q + r * d, some, d, scores + r * tile_len + i, ahead);

@@ -56,8 +56,11 @@ inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int 
     for (int i = 0; i < count; ++i) {
         Vec value[NV];
         ahead.template ask<NV>();
-        for (int x = 0; x < NV; ++x)
-            value[x] = Tail ? load_n(v[i] + j, n) : load(v[i] + j + x * lanes);
+        if constexpr (is_fp8<T>)
+            for (int x = 0; x < NV; x += 64 / lanes) widen_64(v[i] + j + x * lanes, value + x);
+        else
+            for (int x = 0; x < NV; ++x)
+                value[x] = Tail ? load_n(v[i] + j, n) : load(v[i] + j + x * lanes);
         for (int r = 0; r < R; ++r) {
             const Vec weight = set1(p[r * tile_len + i]);
             for (int x = 0; x < NV; ++x) c[r][x] = fma(weight, value[x], c[r][x]);
@@ -87,6 +90,11 @@ inline void weigh_rows(const float* p, const T* const* v, int count, const float
     i64 j = 0;
     for (; j + vecs * lanes <= d; j += vecs * lanes)
         weigh_tile<R, vecs, false>(p, v, count, j, 0, factor, acc, d, next);
+    if constexpr (is_fp8<T>) {  // d is a multiple of 64
+        for (; j < d; j += 64)
+            weigh_tile<R, 64 / lanes, false>(p, v, count, j, 0, factor, acc, d, next);
+        return;
+    }
     for (; j + lanes <= d; j += lanes)
         weigh_tile<R, 1, false>(p, v, count, j, 0, factor, acc, d, next);
     if (j < d) weigh_tile<R, 1, true>(p, v, count, j, valid_lanes(j, d), factor, acc, d, next);
@@ -130,7 +138,9 @@ inline void attend_tile(const Task<T>& task, const Tile<T>& tile, const V* const
         return;
     }
     softmax_tile(scores, task.rows, tile.count, to.m, to.l, factor);
-    for_row_groups<attention_rows>(task.rows, [&](auto group, i64 r) {
+    // FP8 that is widened in registers takes four vectors of d.
+    constexpr int most = is_fp8<V> ? weigh_sums / 4 : attention_rows;
+    for_row_groups<most>(task.rows, [&](auto group, i64 r) {
         weigh_rows<group()>(scores + r * tile_len, v, tile.count, factor + r, to.acc + r * d, d,
                             r == 0 ? next : nothing);
     });

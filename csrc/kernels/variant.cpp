@@ -11,6 +11,10 @@ namespace tkg {
 extern const Variant variant_avx512_bf16;
 const Variant variant_avx512_bf16{"avx512_bf16",     lanes,      attention_block,
                                   output_projection, fma_rounds, stream_sum};
+#elif defined(TKG_ISA_AVX512_VBMI)
+extern const Variant variant_avx512_vbmi;
+const Variant variant_avx512_vbmi{"avx512_vbmi",     lanes,      attention_block,
+                                  output_projection, fma_rounds, stream_sum};
 #elif defined(TKG_ISA_AVX512)
 extern const Variant variant_avx512;
 const Variant variant_avx512{"avx512",          lanes,      attention_block,

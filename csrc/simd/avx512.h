@@ -1,4 +1,4 @@
-// Sixteen float32 lanes: AVX-512 F, BW, DQ and VL.
+// Sixteen float32 lanes: AVX-512 F, BW, DQ and VL. FP8 is in avx512_fp8.h.
 #pragma once
 
 #include <immintrin.h>
@@ -71,53 +71,6 @@ inline Vec widen(__m256i x, bf16) {
 
 inline Vec widen(__m256i x, f16) { return {_mm512_cvtph_ps(x)}; }
 
-// FP8 as float16 bits: with the exponent field moved into place the value is 2^-8 of the true one
-// (biases 7 and 15), denormals included. The sign, extended and shifted, is in the top two bits.
-inline __m512i fp8_halves(__m256i x) {
-    return _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(x), 7),
-                            _mm512_set1_epi16(static_cast<short>(0xbfff)));
-}
-
-// Where FP8 bytes are infinite or NaN, the bits that make float16 say so.
-inline __mmask64 special_bytes(__m512i x, e4m3) {
-    return _mm512_cmpgt_epu8_mask(_mm512_and_si512(x, _mm512_set1_epi8(0x7f)),
-                                  _mm512_set1_epi8(0x77));
-}
-inline __mmask64 special_bytes(__m512i x, e4m3fn) {
-    return _mm512_cmpeq_epi8_mask(_mm512_and_si512(x, _mm512_set1_epi8(0x7f)),
-                                  _mm512_set1_epi8(0x7f));
-}
-inline __m512i with_special(__m512i halves, __mmask32 special, short bits) {
-    return _mm512_or_si512(halves, _mm512_maskz_mov_epi16(special, _mm512_set1_epi16(bits)));
-}
-constexpr short special_half(e4m3) { return 0x7c00; }
-constexpr short special_half(e4m3fn) { return 0x7e00; }
-
-// n <= 64 FP8 values as float16 of 2^-8 of their value; to holds 64.
-template <class T>
-inline void fp8_to_half(const T* p, int n, f16* to) {
-    const __m512i x = n == 64 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8((1ull << n) - 1, p);
-    __m512i low = fp8_halves(_mm512_castsi512_si256(x));
-    __m512i high = fp8_halves(_mm512_extracti64x4_epi64(x, 1));
-    const __mmask64 special = special_bytes(x, T{});
-    if (__builtin_expect(special != 0, 0)) {
-        const short bits = special_half(T{});
-        low = with_special(low, static_cast<__mmask32>(special), bits);
-        high = with_special(high, static_cast<__mmask32>(special >> 32), bits);
-    }
-    _mm512_storeu_si512(to, low);
-    _mm512_storeu_si512(to + 32, high);
-}
-
-// One vector of them, by their value.
-template <class T>
-inline Vec widen_fp8(__m128i x, T) {
-    __m512i half = fp8_halves(_mm256_castsi128_si256(x));
-    const __mmask64 special = special_bytes(_mm512_zextsi128_si512(x), T{});
-    half = with_special(half, static_cast<__mmask32>(special), special_half(T{}));
-    return mul({_mm512_cvtph_ps(_mm512_castsi512_si256(half))}, set1(256.0f));
-}
-
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline Vec load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
 inline Vec load(const bf16* p) {
@@ -132,19 +85,6 @@ inline Vec load(const f16* p) {
 inline Vec load_n(const f16* p, int n) {
     return widen(_mm256_maskz_loadu_epi16(first(n), p), f16{});
 }
-inline Vec load(const e4m3* p) {
-    return widen_fp8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), e4m3{});
-}
-inline Vec load_n(const e4m3* p, int n) {
-    return widen_fp8(_mm_maskz_loadu_epi8(first(n), p), e4m3{});
-}
-inline Vec load(const e4m3fn* p) {
-    return widen_fp8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), e4m3fn{});
-}
-inline Vec load_n(const e4m3fn* p, int n) {
-    return widen_fp8(_mm_maskz_loadu_epi8(first(n), p), e4m3fn{});
-}
-
 // to[w * stride + i] = 32-bit word first + w of row i, for 16 rows and n <= 16 words.
 inline void turn_words(const void* const* row, std::int64_t first_word, int n, std::uint32_t* to,
                        std::int64_t stride) {
@@ -206,22 +146,6 @@ inline void load_strip(const bf16* rows, int, int second, Vec* b) {
                                            : _mm512_slli_epi32(pairs, 16))};
     }
 }
-// A byte in the upper half of 16 bits, shifted right by one with its sign: float16 but for bit 14.
-inline __m512i half_of_high_bytes(__m512i x) {
-    return _mm512_and_si512(_mm512_srai_epi16(x, 1), _mm512_set1_epi16(static_cast<short>(0xbf80)));
-}
-template <class T>
-inline void load_strip(const T* row, int, int, Vec* b) {
-    static_assert(sizeof(T) == 1);
-    const __m512i pairs = _mm512_loadu_si512(row);
-    const __m512i low = half_of_high_bytes(_mm512_slli_epi16(pairs, 8));
-    const __m512i high = half_of_high_bytes(pairs);
-    b[0] = {_mm512_cvtph_ps(_mm512_castsi512_si256(low))};
-    b[1] = {_mm512_cvtph_ps(_mm512_castsi512_si256(high))};
-    b[2] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(low, 1))};
-    b[3] = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(high, 1))};
-}
-
 #if defined(TKG_ISA_AVX512_BF16)
 // Sixteen pairs of bfloat16 that are multiplied and added up in float32.
 struct Pairs {

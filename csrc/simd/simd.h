@@ -4,7 +4,7 @@
 #pragma once
 
 #if defined(TKG_ISA_AVX512)
-#include "simd/avx512.h"
+#include "simd/avx512_fp8.h"
 #elif defined(TKG_ISA_AVX2)
 #include "simd/avx2.h"
 #else
@@ -13,6 +13,18 @@
 
 namespace tkg {
 namespace {
+
+#if !defined(TKG_ISA_AVX512_VBMI)
+constexpr bool widens_fp8_in_registers = false;
+template <class T>
+inline void widen_64(const T*, Vec*) {}
+// What rows of FP8 are widened to, as 2^-8 of their value; n <= 64, to holds 64.
+using WideFp8 = f16;
+template <class T>
+inline void widen_row(const T* p, int n, WideFp8* to) {
+    fp8_to_half(p, n, to);
+}
+#endif
 
 #if !defined(TKG_ISA_AVX512_BF16)
 constexpr bool multiplies_bf16 = false;  // no units for it, or they are not used

@@ -7,13 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.calls import BACKENDS
+import tkg
+from tests.calls import BACKENDS, Call
 from tkg.backends import cpu
+from tkg.contract.dtypes import FP8
+from tkg.testing.case import Case
 
 HERE = Path(__file__).parent
-ISAS = ("baseline", "avx2", "avx512", "avx512_bf16", "neon")
+ISAS = ("baseline", "avx2", "avx512", "avx512_vbmi", "avx512_bf16", "neon")
+
+ROW = tkg.QuantizationType.ROW
 
 pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")
 
@@ -56,3 +62,46 @@ def test_the_forced_set_is_the_one_in_use() -> None:
 def test_an_unknown_set_is_refused_by_name() -> None:
     ran = run_with("mmx", "-c", "from tkg.backends import cpu; print(cpu.unavailable())")
     assert "mmx" in ran.stdout
+
+
+@pytest.mark.parametrize("group", [1, 2, 4, 8])
+@pytest.mark.parametrize("d_head", [64, 96, 128])
+@pytest.mark.parametrize("dtype", FP8)
+def test_tables_of_fp8_give_the_bits_of_arithmetic(dtype: str, d_head: int, group: int) -> None:
+    """`avx512_vbmi` looks FP8 up, `avx512` moves its bits and converts them."""
+    core = cpu.core()
+    if "avx512_vbmi" not in core.runnable_isas().split():
+        pytest.skip("this CPU has no AVX512-VBMI")
+    case = Case(
+        name="tables",
+        lengths=(300, 7, 64),
+        capacity=320,
+        q_heads=2 * group,
+        kv_heads=2,
+        d_head=d_head,
+        dtype="bfloat16",
+        cache_dtype=dtype,
+        qkv="ROW",
+        out="ROW",
+        static_format=dtype,
+    )
+    call, in_use, bits = case.inputs(0), core.isa(), []
+    try:
+        for isa in ("avx512", "avx512_vbmi"):
+            core.set_isa(isa)
+            bits.append([once.tobytes() for once in (*outputs(call), in_panels(call))])
+    finally:
+        core.set_isa(in_use)
+    assert bits[0] == bits[1]
+
+
+def outputs(call: Call) -> tuple[np.ndarray, ...]:
+    own = call | {name: call[name].copy() for name in ("K_cache", "V_cache")}
+    return tkg.attention_block_tkg(**own, backend="cpu")
+
+
+def in_panels(call: Call) -> np.ndarray:
+    """The QKV projection alone, prepared."""
+    scale = call["weight_dequant_scale_qkv"]
+    linear = tkg.Linear(call["W_qkv"], quantization=ROW, weight_scale=scale)
+    return tkg.Projection(linear, backend="cpu")(call["X"])

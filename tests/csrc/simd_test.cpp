@@ -83,6 +83,34 @@ void check_halves(const char* name, bool has_infinity) {
         }
 }
 
+#if defined(TKG_ISA_AVX512_VBMI)
+// All 256 values, by tables: 2^-8 of them, in order.
+template <class T>
+void check_tables(const char* name, bool has_infinity) {
+    for (unsigned start = 0; start < 256; start += 64) {
+        std::vector<T> stored(64);
+        for (unsigned i = 0; i < 64; ++i) stored[i].bits = static_cast<std::uint8_t>(start + i);
+        Vec wide[4];
+        widen_64(stored.data(), wide);
+        float got[64];
+        for (int v = 0; v < 4; ++v) store(got + v * lanes, wide[v]);
+        for (unsigned i = 0; i < 64; ++i) {
+            const double expected = value_of(start + i, 4, 3, has_infinity) / 256;
+            CHECK(same(got[i], expected), "%s bits %#x by table: %g, not %g", name, start + i,
+                  static_cast<double>(got[i]), expected);
+        }
+        for (unsigned n = 1; n <= 64; ++n) {
+            const std::vector<T> some(stored.begin(), stored.begin() + n);
+            std::vector<WideFp8> row(64);
+            widen_row(some.data(), static_cast<int>(n), row.data());
+            for (unsigned i = 0; i < n; ++i)
+                CHECK(same(to_float(row[i]), static_cast<double>(got[i])), "%s bits %#x in a row",
+                      name, start + i);
+        }
+    }
+}
+#endif
+
 // Between every two neighbours: just below, at and just above the middle.
 template <class T>
 void check_narrowing(const char* name, int exponent_bits, int mantissa_bits, unsigned last,
@@ -264,6 +292,8 @@ void check_turned(const char* name) {
 const char* isa() {
 #if defined(TKG_ISA_AVX512_BF16)
     return "avx512_bf16";
+#elif defined(TKG_ISA_AVX512_VBMI)
+    return "avx512_vbmi";
 #elif defined(TKG_ISA_AVX512)
     return "avx512";
 #elif defined(TKG_ISA_AVX2)
@@ -286,6 +316,10 @@ int main() {
     check_widening<e4m3fn>("float8_e4m3fn", 4, 3, false);
     check_halves<e4m3>("float8_e4m3", true);
     check_halves<e4m3fn>("float8_e4m3fn", false);
+#if defined(TKG_ISA_AVX512_VBMI)
+    check_tables<e4m3>("float8_e4m3", true);
+    check_tables<e4m3fn>("float8_e4m3fn", false);
+#endif
     check_narrowing<f16>("float16", 5, 10, 0x7bff, false);
     check_narrowing<bf16>("bfloat16", 8, 7, 0x7f7f, false);
     check_narrowing<e4m3>("float8_e4m3", 4, 3, 0x77, true);
