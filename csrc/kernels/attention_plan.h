@@ -2,8 +2,8 @@
 //
 // The positions of a row of the batch are cut into splits at fixed logical positions (the new
 // tokens are the last split), splits into tiles at fixed logical positions. Both depend on the
-// row's own length, the heads and S alone: the bits of a row do not depend on threads, batch-mates
-// or where its pages lie.
+// row's own length, the window, the heads and S alone: the bits of a row do not depend on threads,
+// batch-mates or where its pages lie.
 #pragma once
 
 #include "kernels/support.h"
@@ -12,7 +12,9 @@ namespace tkg {
 namespace {
 
 constexpr int max_block_rows = 32;  // rows a task
-constexpr i64 min_split_len = 256;  // positions a split, for up to max_block_rows rows
+// Positions a split, for up to max_block_rows rows: at least so many, and doubled until there are
+// not more splits than these. Beginning and merging one takes about half a microsecond.
+constexpr i64 min_split_len = 256, max_splits = 16;
 
 // A piece of work: one split of one row of the batch, for one KV head.
 struct Unit {
@@ -22,7 +24,7 @@ struct Unit {
 };
 
 struct AttentionPlan {
-    i64 group, rows, row_blocks, split_len;
+    i64 group, rows, row_blocks;
     i64 units = 0;
     Unit* unit = nullptr;
     i64* unit_begin = nullptr;  // [batch * kv_heads + 1] into unit
@@ -50,10 +52,11 @@ template <class F>
 inline void for_each_split(const AttentionPlan& plan, const Layer& layer, const Step& step, i64 b,
                            F&& f) {
     if (row_start(step, b) < 0) return;  // a padded row
-    i64 first, last;
+    i64 first, last, split_len = min_split_len * plan.row_blocks;
     position_range(layer, step, b, &first, &last);
-    for (i64 begin = first / plan.split_len * plan.split_len; begin < last; begin += plan.split_len)
-        f(max_of(begin, first), min_of(begin + plan.split_len, last), false);
+    while (last - first > max_splits * split_len) split_len *= 2;
+    for (i64 begin = first / split_len * split_len; begin < last; begin += split_len)
+        f(max_of(begin, first), min_of(begin + split_len, last), false);
     f(0, step.tokens, true);
 }
 
@@ -62,7 +65,6 @@ inline AttentionPlan plan_attention(const Layer& layer, const Step& step) {
     plan.group = layer.q_heads / layer.kv_heads;
     plan.rows = plan.group * step.tokens;
     plan.row_blocks = ceil_div(plan.rows, max_block_rows);
-    plan.split_len = min_split_len * plan.row_blocks;
     for (i64 b = 0; b < step.batch; ++b)
         for_each_split(plan, layer, step, b, [&](i64, i64, bool) { plan.units += layer.kv_heads; });
     return plan;

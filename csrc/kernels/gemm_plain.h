@@ -35,6 +35,7 @@ struct PlainStrip {
     i64 ldw, columns;
     i64 k;  // rows that it has
 
+    PlainStrip share(i64, i64, i64) const { return *this; }
     TKG_INLINE int valid(int v) const {
         return Full ? lanes : valid_lanes(min_of(v * lanes, columns), columns);
     }
@@ -56,6 +57,12 @@ template <bool Full, class T>
 struct PlainStripAhead : PlainStrip<Full, T> {
     NextBlock<T> next;
 
+    // The first group asks for all.
+    PlainStripAhead share(i64 g, i64, i64) const {
+        PlainStripAhead one = *this;
+        if (g > 0) one.next.strips = 0;
+        return one;
+    }
     TKG_INLINE void load(i64 i, int e, Vec* b) const {
         next.fetch(i);
         PlainStrip<Full, T>::load(i, e, b);
@@ -78,9 +85,9 @@ inline void plain_strip(const GemmBlock<Operand<T>>& block, const PlainStrip<Ful
             fp8_to_half(strip.w + i * strip.ldw, columns, half + i * part);
         }
         const PlainStrip<true, f16> widened{half, part, strip_n, block.k};
-        block.run(widened, widened);
+        block.run(widened);
     } else {
-        block.run(PlainStripAhead<Full, T>{strip, next}, strip);
+        block.run(PlainStripAhead<Full, T>{strip, next});
     }
 }
 
