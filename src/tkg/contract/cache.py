@@ -71,7 +71,9 @@ class KVCache:
         transposed: bool = False,
         scale: KVScale | None = None,
     ) -> KVCache:
-        """A zeroed NumPy cache with `capacity` slots for each of `batch` rows."""
+        """A zeroed NumPy cache with `capacity` slots for each of `batch` rows.
+
+        It lies in huge pages where the system has them (docs/design.md, memory)."""
         k, v = _zeroed_pair((batch, kv_heads, capacity, d_head), dtype)
         if transposed:
             k = k.reshape(batch, kv_heads, d_head, capacity)
