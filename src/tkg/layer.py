@@ -7,6 +7,7 @@ functions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 
 from tkg import api
 from tkg.backends import registry
-from tkg.contract.arrays import AnyArray, Array, as_array, handle, indices, library
+from tkg.contract.arrays import AnyArray, Array, handle, indices, library
 from tkg.contract.block import Block, BlockCall, Heads, Linear, QKNorm, RMSNorm
 from tkg.contract.block_rules import check_block, check_lnc
 from tkg.contract.cache import KVCache
 from tkg.contract.call_rules import checked
-from tkg.contract.errors import Rules
+from tkg.contract.errors import Rules, is_whole
 from tkg.contract.linear_rules import check_linear
 from tkg.contract.projection import ProjectionCall, checked_attention
 from tkg.contract.repeats import RepeatProjection, Repeats
@@ -289,8 +290,12 @@ class Projection:
                 return out
         rules = Rules("Projection", _PROJECTION_NAMES)
         given = _given(rules, "x", x)
+        features = self.linear.weight.shape[0]
         if given is not None and (given.ndim == 0 or min(given.shape) == 0):
             rules.broken("x", "must be [..., in], all sizes at least 1", f"shape {given.shape}")
+        elif given is not None and given.shape[-1] != features:
+            rule = f"must have in = {features} features, the rows of linear.weight"
+            rules.broken("x", rule, f"shape {given.shape}")
         rules.raise_broken()
         # [D, B, N, S] with all features in D: a view, so nothing is copied on the way in.
         attention = x.reshape(-1, x.shape[-1]).T[:, :, None, None]
@@ -315,24 +320,31 @@ def rope_tables(
 
     Returns:
         `(cos, sin)`, float32 `[d_head // 2, B, S]`, of positions' kind of array.
+
+    Raises:
+        ValueError, TypeError: with all broken rules.
     """
-    handle = as_array(positions)
-    if handle is None or handle.ndim != 2:
-        raise ValueError(f"rope_tables: positions must be [B, S]; got {handle}")
-    if d_head < 2 or d_head % 2:
-        raise ValueError(f"rope_tables: d_head must be even and at least 2; got {d_head}")
-    xp, place = library(handle), {} if handle.on_host else {"device": handle.device}
-    if inv_freq is None:
+    rules = Rules("rope_tables")
+    given = _given(rules, "positions", positions)
+    if given is not None and (given.ndim != 2 or not given.dtype.startswith(("int", "uint"))):
+        rules.broken("positions", "must be [B, S] integers", given)
+    if not (is_whole(d_head) and d_head >= 2 and d_head % 2 == 0):
+        rules.broken("d_head", "must be an even whole number, at least 2", repr(d_head))
+    if not (isinstance(base, (int, float, np.number)) and math.isfinite(base) and base > 0):
+        rules.broken("base", "must be a positive, finite number", repr(base))
+    own = None if inv_freq is None else handle(rules, "inv_freq", inv_freq)
+    rules.raise_broken()
+    assert given is not None
+    if own is not None and own.shape != (d_head // 2,):
+        rule = f"must have shape (d_head // 2,) = ({d_head // 2},)"
+        rules.broken("inv_freq", rule, f"shape {own.shape}")
+    rules.raise_broken()
+    xp, place = library(given), {} if given.on_host else {"device": given.device}
+    if own is None:
         frequencies = base ** (-xp.arange(0, d_head, 2, dtype=xp.float64, **place) / d_head)
     else:
-        given = as_array(inv_freq)
-        assert given is not None
-        if given.shape != (d_head // 2,):
-            raise ValueError(
-                f"rope_tables: inv_freq must have shape ({d_head // 2},); got {given.shape}"
-            )
-        values = given.numpy() if given.on_host else given.source
+        values = own.numpy() if own.on_host else own.source
         frequencies = xp.asarray(values, dtype=xp.float64, **place)
-    angles = frequencies[:, None, None] * indices(handle).clip(0)
+    angles = frequencies[:, None, None] * indices(given).clip(0)
     cos, sin = (xp.asarray(table, dtype=xp.float32) for table in (xp.cos(angles), xp.sin(angles)))
-    return handle.like(cos), handle.like(sin)
+    return given.like(cos), given.like(sin)

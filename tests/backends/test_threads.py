@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,3 +143,12 @@ assert (tkg.output_projection_tkg(*call, backend="cpu") == want).all()
 """
     command = ["timeout", "20", sys.executable, "-W", "ignore", "-c", code]
     assert subprocess.run(command, timeout=30).returncode == 0
+
+
+@cpu_only
+@pytest.mark.parametrize("n", [0, -1, 1025, 2**40, 1.5, "2", None, True])
+def test_a_wrong_number_of_threads_is_refused(n: Any) -> None:
+    before = tkg.get_num_threads()
+    with pytest.raises((ValueError, TypeError), match=f"^set_num_threads: n must be .*; got {n!r}"):
+        tkg.set_num_threads(n)
+    assert tkg.get_num_threads() == before

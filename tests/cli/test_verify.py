@@ -73,3 +73,9 @@ def test_a_wrong_request_is_exit_code_2(arguments: list[str], text: str) -> None
     assert result.exit_code == 2
     assert text in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_negative_seed_is_refused() -> None:
+    result = runner.invoke(app, ["--seed", "-1", "--case", "sink"])
+    assert result.exit_code == 2
+    assert "--seed" in result.output

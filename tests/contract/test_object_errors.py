@@ -207,8 +207,78 @@ def test_what_is_no_array_is_named(name: str) -> None:
         (lambda: tkg.Projection(tkg.Linear(zeros(3, 3)))(None), "Projection: x must be given"),
         (lambda: tkg.Projection(tkg.Linear(zeros(3, 3)))(zeros(3, 0)), r"Projection: x .*\(3, 0\)"),
         (lambda: tkg.Projection(tkg.Linear(zeros(3, 3)))(zeros()), "Projection: x .*sizes"),
+        (
+            lambda: tkg.Projection(tkg.Linear(zeros(3, 5)))(zeros(2, 5)),
+            r"Projection: x must have in = 3 features.*got shape \(2, 5\)",
+        ),
     ],
 )
 def test_wrong_parts_are_named(make: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         make()
+
+
+SIZES: Any = {"kv_heads": 1, "d_head": 8, "num_blocks": 2, "block_len": 4}
+TABLE = np.zeros((1, 2), np.int32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, "batch must be a whole number, at least 1; got 0"),
+        ({"capacity": "8"}, "capacity must be a whole number, at least 1; got '8'"),
+        ({"kv_heads": 1.5}, "kv_heads must be a whole number, at least 1; got 1.5"),
+        ({"d_head": True}, "d_head must be a whole number, at least 1; got True"),
+        ({"dtype": "float31"}, "dtype must be one of float32, .*; got 'float31'"),
+        ({"dtype": np.float32}, "dtype must be one of float32, .*; got <class"),
+    ],
+)
+def test_a_flat_cache_of_wrong_sizes_is_not_made(change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^KVCache.flat: {message}"):
+        cache(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_blocks": -1}, "num_blocks must be a whole number, at least 1; got -1"),
+        ({"dtype": "int8"}, "dtype must be one of float32, .*; got 'int8'"),
+        ({"block_table": None}, "block_table must be given; got None"),
+        ({"block_table": [[0, 1]]}, "block_table must be a NumPy array"),
+    ],
+)
+def test_a_block_cache_of_wrong_sizes_is_not_made(change: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^KVCache.block: {message}"):
+        tkg.KVCache.block(**(SIZES | {"block_table": TABLE} | change))
+
+
+def test_a_cache_larger_than_memory_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError, match="bytes"):
+        cache(capacity=2**50)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": "text"}, "positions must be a NumPy array"),
+        ({"positions": None}, "positions must be given"),
+        ({"positions": np.array([[1.5]])}, r"positions must be \[B, S\] integers; got float64"),
+        ({"positions": np.array([1])}, r"positions must be \[B, S\] integers; got int64\[1\]"),
+        ({"d_head": 7}, "d_head must be an even whole number, at least 2; got 7"),
+        ({"d_head": "8"}, "d_head must be an even whole number, at least 2; got '8'"),
+        ({"base": 0}, "base must be a positive, finite number; got 0"),
+        ({"base": "10"}, "base must be a positive, finite number; got '10'"),
+        ({"inv_freq": zeros(3)}, r"inv_freq must have shape .* = \(4,\); got shape \(3,\)"),
+        ({"inv_freq": [1.0] * 4}, "inv_freq must be a NumPy array"),
+    ],
+)
+def test_wrong_angles_are_named(change: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^rope_tables: {message}"):
+        tkg.rope_tables(**({"positions": POS, "d_head": 8} | change))
+
+
+def test_any_integers_are_positions() -> None:
+    right = tkg.rope_tables(POS, 8)
+    for dtype in (np.int64, np.uint32, np.int16, np.uint8):
+        for one, other in zip(tkg.rope_tables(POS.astype(dtype), 8), right, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -24,7 +24,7 @@ def verify(
     case: Annotated[
         list[str] | None, typer.Option(help="Only the case of this name; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the cases' random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the cases' random numbers.", min=0)] = 0,
 ) -> None:
     """Compare a backend with the reference on the named cases; exit code 1 if one fails.
 

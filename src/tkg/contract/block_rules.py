@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from tkg.contract import dtypes
 from tkg.contract.block import Block, Heads, Linear, QKNorm
-from tkg.contract.errors import Rules
+from tkg.contract.errors import Rules, is_whole
 from tkg.contract.linear_rules import (
     check_dtype,
     check_linear,
@@ -50,11 +48,6 @@ def check_heads(rules: Rules, heads: Heads) -> bool:
     if heads.q % heads.kv:
         return rules.broken("heads", "must have q a multiple of kv", heads)
     return heads.d_head % 2 == 0 or rules.broken("heads", "must have an even d_head", heads)
-
-
-def is_whole(number: object) -> bool:
-    """Whether it is an integer, and no bool."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
 
 def check_eps(rules: Rules, field: str, eps: float) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tkg.contract import dtypes
-from tkg.contract.arrays import AnyArray, Array, as_array, own_handle
-from tkg.contract.errors import Rules
+from tkg.contract.arrays import AnyArray, Array, as_array, handle, own_handle
+from tkg.contract.errors import Rules, is_whole
 from tkg.contract.memory import CACHE_LINE, zeroed
 from tkg.contract.once import once
 from tkg.contract.quantization import KVScale
@@ -73,8 +74,14 @@ class KVCache:
     ) -> KVCache:
         """A zeroed NumPy cache with `capacity` slots for each of `batch` rows.
 
-        It lies in huge pages where the system has them (docs/design.md, memory)."""
-        k, v = _zeroed_pair((batch, kv_heads, capacity, d_head), dtype)
+        It lies in huge pages where the system has them (docs/design.md, memory).
+
+        Raises:
+            ValueError, TypeError: a size is no whole number of at least 1, or the dtype is none
+                that a cache may have.
+        """
+        sizes = {"batch": batch, "kv_heads": kv_heads, "capacity": capacity, "d_head": d_head}
+        k, v = _zeroed_pair(Rules("KVCache.flat"), sizes, dtype)
         if transposed:
             k = k.reshape(batch, kv_heads, d_head, capacity)
         return cls(as_given(k), as_given(v), transposed=transposed, scale=scale)
@@ -94,9 +101,21 @@ class KVCache:
         """A zeroed NumPy cache of `num_blocks` blocks, addressed through `block_table`.
 
         The table is kept, not copied: writing into it changes what the next call reads.
+
+        Raises:
+            ValueError, TypeError: as `flat`; the table is no array.
         """
-        k, v = _zeroed_pair((num_blocks, block_len, kv_heads, d_head), dtype)
-        table = as_given(block_table)
+        rules = Rules("KVCache.block")
+        if block_table is None:
+            rules.broken("block_table", "must be given", "None")
+        table = handle(rules, "block_table", block_table)
+        sizes = {
+            "num_blocks": num_blocks,
+            "block_len": block_len,
+            "kv_heads": kv_heads,
+            "d_head": d_head,
+        }
+        k, v = _zeroed_pair(rules, sizes, dtype)
         return cls(as_given(k), as_given(v), block_table=table, scale=scale)
 
     @property
@@ -149,9 +168,17 @@ class KVCache:
         return array.transpose(0, 3, 1, 2) if transposed else array.transpose(0, 2, 1, 3)
 
 
-def _zeroed_pair(shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays, in huge pages if both together are large enough."""
-    number = np.dtype(dtypes.NUMPY[dtype])
+def _zeroed_pair(
+    rules: Rules, sizes: Mapping[str, int], dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """K and V of such a shape, in huge pages if both together are large enough."""
+    for name, size in sizes.items():
+        if not (is_whole(size) and size >= 1):
+            rules.broken(name, "must be a whole number, at least 1", repr(size))
+    if not (isinstance(dtype, str) and dtype in dtypes.NUMPY):
+        rules.broken("dtype", f"must be one of {', '.join(dtypes.NUMPY)}", repr(dtype))
+    rules.raise_broken()
+    number, shape = dtypes.NUMPY[dtype], tuple(int(size) for size in sizes.values())
     size = math.prod(shape) * number.itemsize
     second = -(-size // CACHE_LINE) * CACHE_LINE
     memory = zeroed(second + size)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 
 class Unsupported(NotImplementedError):
     """A legal call that the chosen backend cannot run. Carries every reason, not only the first.
@@ -81,3 +83,8 @@ class Rules:
             )
         only_types = all(about_type for about_type, _ in self._broken)
         raise TypeError(message) if only_types else ValueError(message)
+
+
+def is_whole(number: object) -> bool:
+    """Whether it is an integer, and no bool."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)

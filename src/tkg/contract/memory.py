@@ -31,7 +31,10 @@ def zeroed(size: int) -> np.ndarray:
         skipped = -memory.ctypes.data % CACHE_LINE
         return memory[skipped : skipped + size]
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    mapping = mmap.mmap(-1, max(size, huge) + HUGE_PAGE - mmap.PAGESIZE, flags=private)
+    try:
+        mapping = mmap.mmap(-1, max(size, huge) + HUGE_PAGE - mmap.PAGESIZE, flags=private)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"{size} bytes cannot be had: {error}") from error
     memory = np.frombuffer(mapping, np.uint8)  # keeps the mapping
     skipped = -memory.ctypes.data % HUGE_PAGE
     # A kernel without huge pages refuses; the memory then has ordinary ones.

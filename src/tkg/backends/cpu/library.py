@@ -10,10 +10,15 @@ from types import ModuleType
 
 import numpy as np
 
+from tkg.contract.errors import is_whole
 from tkg.contract.memory import zeroed
 
 BANDWIDTH_BUFFER_BYTES = 512 * 2**20
 """Read to measure bandwidth; several times the last-level cache of most machines."""
+
+
+MAX_THREADS = 1024
+"""More than any machine's processors; each thread of a team is one of the system's."""
 
 
 @functools.cache
@@ -43,7 +48,15 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 def _thread_setter(core: ModuleType) -> Callable[[str], None]:
     # OMP_NUM_THREADS may be a list, one number a nesting level; the first counts.
-    return lambda value: core.set_num_threads(int(value.split(",")[0]))
+    return lambda value: core.set_num_threads(_checked_threads(int(value.split(",")[0])))
+
+
+def _checked_threads(n: int) -> int:
+    if not is_whole(n):
+        raise TypeError(f"set_num_threads: n must be a whole number; got {n!r}")
+    if not 1 <= n <= MAX_THREADS:
+        raise ValueError(f"set_num_threads: n must be from 1 to {MAX_THREADS}; got {n}")
+    return int(n)
 
 
 @functools.cache
@@ -78,9 +91,9 @@ def set_num_threads(n: int) -> None:
     """Set the number of threads of the next calls. The results do not depend on it.
 
     Raises:
-        ValueError: n is less than 1.
+        ValueError, TypeError: n is no whole number from 1 to `MAX_THREADS`.
     """
-    core().set_num_threads(n)
+    core().set_num_threads(_checked_threads(n))
 
 
 def measure_read_bandwidth(repeats: int = 5) -> float:
