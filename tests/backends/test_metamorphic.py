@@ -116,10 +116,11 @@ def test_a_mask_that_says_what_positions_say(backend: str, window: int | None) -
 @pytest.mark.parametrize(
     ("options", "pages"),
     [
-        *(({}, False), ({"window": 6}, False), ({"sink": True}, False), ({}, True)),
+        *(({}, False), ({}, True)),
         *(
-            pytest.param(o, True, marks=pytest.mark.repeats)
-            for o in ({"window": 6}, {"sink": True})
+            pytest.param(options, pages, marks=pytest.mark.repeats)
+            for options in ({"window": 6}, {"sink": True})
+            for pages in (False, True)
         ),
     ],
     ids=str,
