@@ -26,13 +26,6 @@ void set_isa_or_throw(const std::string& name) {
                                     std::string(runnable_isas()) + "; got " + name);
 }
 
-void set_threads_or_throw(int threads) {
-    if (threads < 1)
-        throw std::invalid_argument("set_num_threads: n must be at least 1; got " +
-                                    std::to_string(threads));
-    set_num_threads(threads);
-}
-
 CacheView cache_view(nb::handle array) {
     const View view(array);
     return {view.address(), view.stride(0), view.stride(1), view.stride(2), view.stride(3)};
@@ -241,7 +234,7 @@ NB_MODULE(_core, m) {
     m.def("runnable_isas", [] { return std::string(runnable_isas()); });
     m.def("set_isa", &set_isa_or_throw, nb::arg("name"));
     m.def("get_num_threads", &num_threads);
-    m.def("set_num_threads", &set_threads_or_throw, nb::arg("n"));
+    m.def("set_num_threads", &set_num_threads, nb::arg("n"));
     m.def("measure_read_bandwidth", &read_bandwidth, nb::arg("memory"), nb::arg("repeats"));
     m.def("measure_fma_rate", &measure_fma_rate, nb::arg("repeats"),
           nb::call_guard<nb::gil_scoped_release>());

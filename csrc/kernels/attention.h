@@ -15,8 +15,8 @@
 namespace tkg {
 namespace {
 
-// Rows of K or V as the inner loops read them: where they lie, or widened once a tile, FP8 as
-// float16 of 2^-8 of the value.
+// Rows of K or V as the inner loops read them: where they lie, or FP8 widened once a tile, to 2^-8
+// of its value.
 template <class T>
 struct RowsInPlace {
     const T* const* of(const T* const* rows, int, i64) { return rows; }

@@ -15,7 +15,7 @@ namespace {
 using i64 = std::int64_t;
 
 constexpr i64 min_of(i64 a, i64 b) { return a < b ? a : b; }
-inline i64 max_of(i64 a, i64 b) { return a > b ? a : b; }
+constexpr i64 max_of(i64 a, i64 b) { return a > b ? a : b; }
 inline i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 inline i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 

@@ -17,7 +17,7 @@ namespace {
 #if !defined(TKG_ISA_AVX512_VBMI)
 constexpr bool widens_fp8_in_registers = false;
 template <class T>
-inline void widen_64(const T*, Vec*) {}
+void widen_64(const T*, Vec*) = delete;
 // What rows of FP8 are widened to, as 2^-8 of their value; n <= 64, to holds 64.
 using WideFp8 = f16;
 template <class T>
