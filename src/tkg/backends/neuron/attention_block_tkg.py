@@ -19,7 +19,7 @@ from tkg.backends.neuron.cache_update_tkg import (
     cache_update_tkg,
     new_outputs,
 )
-from tkg.backends.neuron.clock import Clock
+from tkg.backends.neuron.clock import LAST, Clock
 from tkg.backends.neuron.column_tiles import goes_in_tiles
 from tkg.backends.neuron.context import (
     plan_context,
@@ -215,6 +215,7 @@ def attention_block_tkg(
         if rows[1] < sizes.batch:
             swap_rows(attention, rows)
     if W_out != None:
+        columns.urgent = landmarks.written
         out = output_projection_tkg(
             attention, W_out, bias_out, quantization_type_out, weight_dequant_scale_out,
             input_dequant_scale_out, transposed_out, out_in_sb, manager,
@@ -228,7 +229,7 @@ def attention_block_tkg(
         clock.keep(projected)
         if here.tiles() * rows[1] * sizes.kv_heads <= FEW_TILES:
             clock.keep(projection.ring.loads[-1:] if late else landmarks.scored)
-        clock.keep(landmarks.weighed + reader.loads[-1:])
+        clock.keep(landmarks.weighed + reader.loads[-1:], LAST)
     # Last: what starts these DMAs has nothing else to do then.
     K_out, V_out = K_cache, V_cache
     if update_cache:

@@ -116,7 +116,10 @@ def attend(sbm, queries, reader, visibility, rows, target):
         ending = None
         if merge.by_pass:
             some = (plan[i].first, plan[i].count)
-            ending = Ending(sbm, queries, visibility, some, plan[i].total, shared)
+            # Of few tiles m is there before the new tokens' keys are.
+            soon = not shared and plan[i].context.tiles() <= FEW_TILES
+            minus = buffers.minus if soon else None
+            ending = Ending(sbm, queries, visibility, some, plan[i].total, shared, minus, reader.by)
         weigh(sbm, queries, reader, visibility, plan[i], buffers)
         if ending != None:
             target = out[:, plan[i].first : plan[i].first + plan[i].count, :, :]
@@ -152,6 +155,9 @@ class Buffers(nl.NKIObject):
         self.ones_of_kind = self.ones
         if queries.kind != nl.float32:
             self.ones_of_kind = filled(sbm, (PMAX, PMAX), 1.0, "attention.ones_p", queries.kind)
+        self.minus = sbm.stack((1, PMAX), nl.float32, "attention.minus")
+        # By Scalar: the others are busy with what is needed sooner.
+        nisa.activation(self.minus, nl.copy, self.ones[0:1, :], scale=-1.0)
         flat = (PMAX, rows * columns)
         self.columns = [sbm.ring(3, flat, nl.float32, f"attention.columns.{i}") for i in range(2)]
         self.largest = sbm.ring(2, (PMAX, 1), nl.float32, "attention.largest")

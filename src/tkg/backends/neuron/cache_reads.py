@@ -13,7 +13,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.fp8_codes import reader_of, values_of
-from tkg.backends.neuron.layout import PMAX, RING, copy, copy_turned, head_parts
+from tkg.backends.neuron.layout import PMAX, RING, copy, copy_turned, head_parts, load_small
 from tkg.backends.neuron.sbuf_manager import SMALL, bytes_of, row_bytes
 
 FINE_TILES = 4  # of V, up to which it is cleared in smaller pieces
@@ -346,7 +346,9 @@ def block_rows(sbm, table, context, blocks, block_len):
         raw = sbm.stack((n, count), nl.int32, f"cache.table.{row}")
         first = row * columns + context.first_run(0) // pieces
         source = table.view(nl.int32).ap([[columns, n], [1, count]], offset=first)
-        copy(raw, source)
+        # One row's gathers come after most of Q's weights: Sync's queue begins with X.
+        load = load_small if batch == 1 else copy
+        load(raw, source)
         entries = sbm.stack((n, count), nl.float32, f"cache.entries.{row}")
         nisa.tensor_scalar(
             entries, raw, nl.maximum, 0.0, op1=nl.minimum, operand1=float(blocks - 1)

@@ -12,6 +12,7 @@ from tkg.backends.neuron.layout import PMAX
 
 COLUMNS = 128  # of such a multiply: it holds up other work for 0.1 us at most
 MULTIPLIES = 28  # in a row: about 3 us at half the clock, all that it takes to rise
+LAST = 16  # of those while the output projection waits: fewer than would outlast it
 
 
 class Clock(nl.NKIObject):
@@ -25,11 +26,11 @@ class Clock(nl.NKIObject):
         self.sums = nl.ndarray((PMAX, COLUMNS), nl.float32, buffer=nl.psum, name="clock")
         self.multiply([], 1)
 
-    def keep(self, after):
+    def keep(self, after, count=MULTIPLIES):
         """Multiplies once the instructions `after` are done. To be called behind what it waits
         for: of the instructions that may start, the engine takes the first in program order."""
         if len(after) > 0:
-            self.multiply(after, MULTIPLIES)
+            self.multiply(after, count)
 
     def start(self):
         """Multiplies from the kernel's beginning on. To be called behind the work of then."""

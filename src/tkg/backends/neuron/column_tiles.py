@@ -16,6 +16,7 @@ TILES = PMAX // QUADRANT
 WIDTH = 256  # columns of a tile: no fewer than fill the engine's least time
 TILED = TILES * WIDTH
 LEAST_ROWS = 4 * PMAX  # of weights, from which multiplying takes longer than what comes after
+BESIDE = 8  # the first partition of a DMA engine that brings no other small rows
 MOST_COLUMNS = 4096  # of a core, up to which DMA is not what takes longest
 
 
@@ -34,24 +35,29 @@ def tiled_columns(rows, share):
     return share - TILED
 
 
+def tiled_shape(count):
+    """`count` columns as they come out of the tiles."""
+    return PMAX, count // TILED, WIDTH
+
+
 def load_tile_rows(manager, row, count, name):
     """The first `count` of this core's columns of a row [1 or 128, H] in HBM, as `project_tiled`
-    has them: [128, chunks, 256], on the first partition of each tile; None stays None."""
+    takes them: [128, chunks, 256], on partition BESIDE of each tile; None stays None."""
     if row == None:
         return None
-    tile = manager.stack((PMAX, count // TILED, WIDTH), row.dtype, name)
+    tile = manager.stack(tiled_shape(count), row.dtype, name)
     first = nl.program_id(0) * (row.shape[1] // nl.num_programs(0))
     for i in range(TILES):
         pattern = [[1, 1], [TILED, count // TILED], [1, WIDTH]]
         source = row.ap(pattern, offset=first + i * WIDTH)
-        load_small(tile[i * QUADRANT : i * QUADRANT + 1, :, :], source)
+        start = i * QUADRANT + BESIDE
+        load_small(tile[start : start + 1, :, :], source)
     return tile
 
 
-def project_tiled(manager, x, stream, columns, where):
-    """[128, 256]: chunk c of TILED columns; `where`: (c, dtype). `x`: tiles [K, G, 32] that sum to
+def project_tiled(x, stream, columns, result, c):
+    """Chunk c of TILED columns, into `result` [128, chunks, 256]. `x`: tiles [K, G, 32] that sum to
     the activations; `stream`: the chunk's weights."""
-    c, dtype = where
     psum = nl.ndarray((PMAX, WIDTH), nl.float32, buffer=nl.psum)
     for g in range(x[0].shape[1]):
         weights = stream.load(g)
@@ -69,25 +75,20 @@ def project_tiled(manager, x, stream, columns, where):
                 )
     scale = columns.tiled_scale
     if scale != None:
-        # Now, since earlier Vector has more urgent work.
         scale = scale[:, c, :]
-        nisa.nc_stream_shuffle(scale, scale, [0] * QUADRANT)
-    result = manager.stack((PMAX, WIDTH), dtype, f"output_projection.tiled.{c}")
-    finish(result, psum, None, scale, None)
-    return result
+        shuffle = nisa.nc_stream_shuffle(scale, scale, [BESIDE] * QUADRANT)
+        if len(columns.urgent) > 0:
+            shuffle.depends_on(*columns.urgent)
+    finish(result[:, c, :], psum, None, scale, None)
 
 
-def write_tiled(results, out, first, rows):
+def write_tiled(result, out, first, rows):
     """Writes the chunks to out [R, H] in HBM, columns `first`.. . To be called behind the last
     columns' writes: those go before these."""
-    for c in range(len(results)):
-        # Scalar's queue is slow: it takes some of what is there in good time.
-        early = len(results) - c > 2
-        for i in range(TILES):
-            at = first + c * TILED + i * WIDTH
-            target = out[:, at : at + WIDTH]
-            move = load_small if early and i > 0 else copy
-            move(target, results[c][i * QUADRANT : i * QUADRANT + rows, :])
+    chunks = result.shape[1]
+    target = out[:, first : first + chunks * TILED].reshape_dim(1, (chunks, TILES, WIDTH))
+    for i in range(TILES):
+        copy(target[:, :, i, :], result[i * QUADRANT : i * QUADRANT + rows, :, :])
 
 
 def finish(result, psum, bias, scale, factor):

@@ -155,11 +155,11 @@ def first_positions(sbm, pos_ids, length):
     """pos_ids[b, 0] (HBM [B, S], int32) on every partition, [128, B] float32. `length`: slots of
     the context."""
     batch, tokens = pos_ids.shape
-    if tokens > 1 or length < MANY_SLOTS:
+    if tokens > 1 or batch == 1 or length < MANY_SLOTS:
         row = sbm.stack((1, batch), pos_ids.dtype, "mask.pos_ids")
         load_small(row, pos_ids.ap([[0, 1], [tokens, batch]], offset=0))
         return spread_row(sbm, row, PMAX, "mask.limit")
-    # They lie side by side, and are nothing beside the caches: DMA brings them to all partitions.
+    # They lie side by side and are nothing beside the caches: DMA brings them to all partitions.
     wide = sbm.stack((PMAX, batch), pos_ids.dtype, "mask.pos_ids")
     load_small(wide, pos_ids.ap([[0, PMAX], [1, batch]], offset=0))
     limit = sbm.stack((PMAX, batch), nl.float32, "mask.limit")

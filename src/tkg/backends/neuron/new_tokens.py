@@ -108,7 +108,7 @@ class Ending(nl.NKIObject):
     what each has scaled to it. What does not need acc is made at once.
     """
 
-    def __init__(self, sbm, queries, visibility, rows, partial, shared):
+    def __init__(self, sbm, queries, visibility, rows, partial, shared, minus, by):
         self.queries = queries
         self.partial = partial
         self.peer = None
@@ -120,15 +120,16 @@ class Ending(nl.NKIObject):
             m, l = self.peer.m, self.peer.mine[:, 0, :]
         self.e = sbm.stack((PMAX, width), nl.float32, "new.e")
         self.l = sbm.stack((PMAX, width), nl.float32, "new.l")
-        new_scores(queries, visibility, rows, self.e, m)
-        nisa.activation(self.e, nl.exp, self.e)
-        if visibility.sink == None:
-            nisa.scalar_tensor_tensor(self.l, self.e, nl.minimum, MOST, nl.add, l)
-        else:
-            # Before l is there.
-            more = exp_of_sink(sbm, queries, visibility, rows, m)
-            nisa.scalar_tensor_tensor(more, self.e, nl.minimum, MOST, nl.add, more)
-            nisa.tensor_tensor(self.l, more, l, nl.add)
+        # Before the new token's score is there. GpSimd reaches what is in SBUF.
+        rest = l
+        if visibility.sink != None:
+            rest = exp_of_sink(sbm, queries, visibility, rows, m)
+            nisa.tensor_tensor(rest, rest, l, nl.add)
+        elif not shared and by == nisa.engine.gpsimd:
+            rest = sbm.stack((PMAX, width), nl.float32, "new.rest")
+            nisa.tensor_copy(rest, l)
+        exp_of_new(queries, rows, m, minus, self.e)
+        nisa.tensor_tensor(self.l, self.e, rest, nl.add, engine=by)
         if not shared:
             self.invert()
         self.sums = []
@@ -141,8 +142,11 @@ class Ending(nl.NKIObject):
         sbm.close_scope(SMALL)
 
     def invert(self):
-        """l = 1 / l, by GpSimd: Vector's reciprocal takes eight times as long."""
-        nisa.tensor_scalar(self.l, self.l, nl.power, -1.0, engine=nisa.engine.gpsimd)
+        """l = 1 / l, by GpSimd: Vector's reciprocal takes eight times as long. Beyond MOST, which
+        e is cut to, there is only e."""
+        nisa.tensor_scalar(
+            self.l, self.l, nl.minimum, MOST, op1=nl.power, operand1=-1.0, engine=nisa.engine.gpsimd
+        )
 
     def write(self, out, landmarks):
         """Writes out [d/parts, rows, N*parts, S], when acc is there."""
@@ -220,39 +224,21 @@ def spread_value(queries, rows, part, target):
     return target.reshape(shape), value.expand_dim(3).broadcast(3, shape[3])
 
 
-def new_scores(queries, visibility, rows, scores, shift=None):
+def new_scores(queries, visibility, rows, scores):
     """Writes the scores of the new tokens, the same on every partition: [128, S', rows, q, S], or
-    as many columns. Less `shift` [128, C], where there is one token that all may see. Returns the
-    instructions that take them from PSUM."""
-    group, tokens, kv_heads = queries.group, queries.tokens, queries.kv_heads
+    as many columns. Returns the instructions that take them from PSUM."""
     first, count = rows
-    shape = (PMAX, queries.new, count, queries.heads, tokens)
+    shape = (PMAX, queries.new, count, queries.heads, queries.tokens)
     scores = scores.reshape(shape)
-    if shift != None:
-        shift = shift.reshape(shape[0:1] + shape[2:])
     if queries.new > 1 or visibility.new != None:
         nisa.memset(scores, MASKED, engine=nisa.engine.gpsimd)
-    per_bank = BANK // queries.columns()
     taken = []
     for s in range(queries.new):
-        for row in range(0, count, per_bank):
-            n = min(per_bank, count - row)
-            psum = nl.ndarray((PMAX, n, queries.heads, tokens), nl.float32, buffer=nl.psum)
-            for r in range(n):
-                b = first + row + r
-                for kv in range(kv_heads):
-                    heads = slice(kv * group, (kv + 1) * group)
-                    for part in range(queries.parts):
-                        key = queries.k[:, kv * queries.parts + part, b, s : s + 1]
-                        for i in range(len(queries.q[part])):
-                            q = queries.q[part][i][:, heads, b, :]
-                            sums = psum[:, r, heads, :]
-                            nisa.nc_matmul(sums, key.broadcast(1, PMAX), q, accumulate=part + i > 0)
+        for row, n in banks_of_rows(queries, count):
+            psum = nl.ndarray((PMAX, n) + shape[3:], nl.float32, buffer=nl.psum)
+            multiply_new_keys(queries, first + row, s, psum, False)
             target = scores[:, s, row : row + n, :, :]
-            if shift != None:
-                m = shift[:, row : row + n, :, :]
-                taken.append(nisa.tensor_tensor(target, psum, m, nl.subtract))
-            elif visibility.new == None:
+            if visibility.new == None:
                 who = who_sees(queries, visibility.window, s)
                 if who.start < who.stop:
                     taken.append(nisa.tensor_copy(target[:, :, :, who], psum[:, :, :, who]))
@@ -261,6 +247,49 @@ def new_scores(queries, visibility, rows, scores, shift=None):
                 seen_by = visibility.new[:, s, b : b + n, :, :]
                 taken.append(nisa.tensor_copy_predicated(target, psum, seen_by))
     return taken
+
+
+def exp_of_new(queries, rows, m, minus, e):
+    """e [128, C] = exp(score - m) of one new token a row, which all of its queries see. With
+    `minus`, a row of -1, the tensor engine takes off m [128, C] before the key is there; None: m
+    comes later."""
+    first, count = rows
+    shape = (PMAX, count, queries.heads, queries.tokens)
+    e = e.reshape(shape)
+    m = m.reshape(shape)
+    for row, n in banks_of_rows(queries, count):
+        psum = nl.ndarray((PMAX, n) + shape[2:], nl.float32, buffer=nl.psum)
+        target = e[:, row : row + n, :, :]
+        if minus != None:
+            nisa.nc_matmul(psum, minus, m[0:1, row : row + n, :, :], accumulate=False)
+        multiply_new_keys(queries, first + row, 0, psum, minus != None)
+        if minus != None:
+            nisa.activation(target, nl.exp, psum)
+        else:
+            nisa.tensor_tensor(target, psum, m[:, row : row + n, :, :], nl.subtract)
+            nisa.activation(target, nl.exp, target)
+
+
+def banks_of_rows(queries, count):
+    """[(first, rows)]: as many rows' columns as a PSUM bank holds."""
+    step = BANK // queries.columns()
+    return [(row, min(step, count - row)) for row in range(0, count, step)]
+
+
+def multiply_new_keys(queries, first, s, psum, add):
+    """psum [128, rows, q, S] (+)= the scores of rows `first`.. with their new token s, the same on
+    every partition."""
+    group = queries.group
+    for r in range(psum.shape[1]):
+        b = first + r
+        for kv in range(queries.kv_heads):
+            heads = slice(kv * group, (kv + 1) * group)
+            for part in range(queries.parts):
+                key = queries.k[:, kv * queries.parts + part, b, s : s + 1].broadcast(1, PMAX)
+                for i in range(len(queries.q[part])):
+                    q = queries.q[part][i][:, heads, b, :]
+                    sums = psum[:, r, heads, :]
+                    nisa.nc_matmul(sums, key, q, accumulate=add or part + i > 0)
 
 
 def who_sees(queries, window, s):

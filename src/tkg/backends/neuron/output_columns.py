@@ -15,7 +15,8 @@ class OutputColumns(nl.NKIObject):
     weights are stationary; `offset`, `multiplier`: bias and scale as [128, C, H2], each or None.
 
     The first `tiled` columns lie as `column_tiles` says, and so does their scale, `tiled_scale`.
-    `padded`: a tile [K, G, 32], 0 past R, that the activations are in, or None.
+    `padded`: a tile [K, G, 32], 0 past R, that the activations are in, or None. `urgent`: what
+    Vector does before it spreads scales.
 
     Made early by the block: beside the projection's weights the small DMAs would come late.
     """
@@ -36,6 +37,7 @@ class OutputColumns(nl.NKIObject):
         self.multiplier = None
         self.tiled_scale = None
         self.padded = None
+        self.urgent = []
 
     def load(self, manager, bias, scale):
         """Bias and scale, each [1 or 128, H] in HBM or None. Moving weights need them as rows,

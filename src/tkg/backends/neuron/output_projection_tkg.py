@@ -27,6 +27,7 @@ from tkg.backends.neuron.column_tiles import (
     finish,
     goes_in_tiles,
     project_tiled,
+    tiled_shape,
     write_tiled,
 )
 from tkg.backends.neuron.fp8_codes import reader_of, values_of
@@ -297,10 +298,14 @@ def project_transposed(manager, x, source, after, result, target=None):
     if len(spans) > nl.tile_size.psum_num_banks:
         total = manager.stack((PMAX, tiles, rows), nl.float32, "output_projection.total")
     turn = 0
-    in_tiles = []
+    in_tiles = None
+    if columns.tiled > 0:
+        in_tiles = manager.stack(
+            tiled_shape(columns.tiled), result.dtype, "output_projection.tiled"
+        )
     for c in range(columns.tiled // TILED):
         stream = WeightStream(source, ring, codes, turn, step, first + c * TILED)
-        in_tiles.append(project_tiled(manager, x, stream, columns, (c, result.dtype)))
+        project_tiled(x, stream, columns, in_tiles, c)
         turn = turn + groups
     out = target
     x = [part[:, :, 0:rows] for part in x]
@@ -323,7 +328,8 @@ def project_transposed(manager, x, source, after, result, target=None):
             finish(here[0], here[1], here[2], here[3], factor)
         if target != None:
             copy(target[c, :, :, :], result[:, c, :, :].permute((0, 2, 1)))
-    write_tiled(in_tiles, out, first, rows)
+    if in_tiles != None:
+        write_tiled(in_tiles, out, first, rows)
     manager.free_ring("output_projection.weights")
 
 

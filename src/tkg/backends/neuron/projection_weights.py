@@ -3,7 +3,10 @@
 import nki.language as nl
 
 from tkg.backends.neuron.fp8_codes import values_of
-from tkg.backends.neuron.layout import QUADRANT, copy, hidden_share
+from tkg.backends.neuron.layout import copy, hidden_share
+
+PIECE_ROWS = 16  # partitions: what two DMA engines bring
+LAST_TILES = 2  # contraction tiles that come in such pieces
 
 
 class Weights(nl.NKIObject):
@@ -16,10 +19,10 @@ class Weights(nl.NKIObject):
         self.end = sum(hidden_share(weight.shape[1]))
 
     def load(self, tile, pattern, offset, last):
-        """The `last` come in pieces: the end of a DMA is known the later the more engines it
-        takes."""
+        """The `last` come in pieces of two DMA engines each: the end of a DMA is known the later
+        the more it takes."""
         step, rows = pattern[0]
-        piece = QUADRANT if last else rows
+        piece = PIECE_ROWS if last else rows
         for first in range(0, rows, piece):
             count = min(piece, rows - first)
             source = self.weight.ap([[step, count]] + pattern[1:], offset=offset + first * step)
@@ -47,6 +50,7 @@ class WeightStream(nl.NKIObject):
         hidden = self.source.weight.shape[1]
         pattern = [[hidden, rows], [rows * hidden, self.step], [1, count]]
         depth = self.source.weight.shape[0]
-        last = (g + self.step) * rows == depth and self.start + count == self.source.end
+        near_end = depth - g * rows <= LAST_TILES * self.step * rows
+        last = near_end and self.start + count == self.source.end
         self.source.load(tile, pattern, g * rows * hidden + self.start, last)
         return values_of(self.codes, tile)

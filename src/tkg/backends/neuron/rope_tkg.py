@@ -55,19 +55,45 @@ def load_rope(sbm, cos, sin, contiguous):
         turns.append(
             [rotation(sbm, d_head, contiguous, ones, names[i], blocks[i]) for i in range(parts)]
         )
+    # Two cores have their weights sooner, and their tensor engines other work then.
+    few = rows == 1 and parts == 1 and nl.num_programs(0) == 1
     tables = []
     for name, table in (("rope.cos", cos), ("rope.sin", sin)):
-        tiles = []
-        for m in range(parts):
-            # Each value comes to both elements of its pair, so the tensor engine need not copy it.
-            raw = sbm.stack((size, rows), table.dtype, f"{name}.raw.{m}")
-            for first, count, source in pair_spans(table, contiguous, (m, parts)):
-                load_small(raw[first : first + count, :], source)
-            tiles.append(sbm.stack((size, rows), nl.float32, f"{name}.{m}"))
-            nisa.tensor_copy(tiles[m], raw)
-        tables.append(tiles)
+        if few and table.dtype == nl.float32:
+            tables.append([turned_row(sbm, table, contiguous, ones, name)])
+        else:
+            tables.append(table_parts(sbm, table, contiguous, parts, name))
     same = identity(sbm, ones, "rope.same") if parts == 1 else None
     return RopeTables(tables[0], tables[1], turns, same)
+
+
+def table_parts(sbm, table, contiguous, parts, name):
+    """A table [d/2, B, S] in HBM as [d/parts, R] float32 for each part of a head. Each value comes
+    to both elements of its pair, so the tensor engine need not copy it."""
+    size = 2 * table.shape[0] // parts
+    rows = table.shape[1] * table.shape[2]
+    tiles = []
+    for m in range(parts):
+        raw = sbm.stack((size, rows), table.dtype, f"{name}.raw.{m}")
+        for first, count, source in pair_spans(table, contiguous, (m, parts)):
+            load_small(raw[first : first + count, :], source)
+        tiles.append(sbm.stack((size, rows), nl.float32, f"{name}.{m}"))
+        nisa.tensor_copy(tiles[m], raw)
+    return tiles
+
+
+def turned_row(sbm, table, contiguous, ones, name):
+    """The same of one row and a head that is not in parts: one piece for DMA, not one for each
+    partition; a matmul with 1 turns it."""
+    half = table.shape[0]
+    row = sbm.stack((1, half), nl.float32, f"{name}.row")
+    load_small(row, table.ap([[0, 1], [1, half]], offset=0))
+    pairs = row.expand_dim(1).broadcast(1, 2) if contiguous else row.expand_dim(2).broadcast(2, 2)
+    psum = nl.ndarray((2 * half, 1), nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(psum, pairs, ones[0:1, 0:1], accumulate=False)
+    tile = sbm.stack((2 * half, 1), nl.float32, name)
+    nisa.tensor_copy(tile, psum)
+    return tile
 
 
 def pair_spans(table, contiguous, which):
