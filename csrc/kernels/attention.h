@@ -53,83 +53,173 @@ template <class T>
 inline void list_first_tile(const Task<T>& task, i64 index, Tile<T>& tile) {
     tile.count = 0;
     if (index >= task.plan.tasks()) return;
-    const Unit& unit = task.plan.unit[index / task.plan.row_blocks];
+    const Unit& unit = task.plan.unit[units_of(task.plan, index).first];
     const Task<T> next{task.layer, task.step, task.plan, unit, 0, task.rows, task.q};
     list_tile(next, unit.first / tile_len * tile_len, tile);
 }
 
-// A tile for few rows. While the scores are computed its V is asked for, while V is summed up what
-// comes next.
-template <class T, class Rows>
-inline void attend_few(const Task<T>& task, const Tile<T>& tile, const float* query, Rows& rows,
-                       float* scores, const Collected& to, Ahead<T>& next) {
+// One KV head of a task: its scaled queries, and what they have collected.
+template <class T>
+struct HeadOfTask {
+    Task<T> task;
+    Collected to;
+    float* query;
+
+    void begin() const {
+        const i64 d = task.layer.d_head;
+        const bool transposed = !task.unit.is_new && task.step.k.d_stride != 1;
+        const float scale =
+            task.step.softmax_scale * (is_fp8<T> && !transposed ? fp8_half_scale : 1.0f);
+        for (int r = 0; r < task.rows; ++r) {
+            to.m[r] = minus_infinity;
+            to.l[r] = 0;
+            const float* from = task.query(r);
+            for (i64 j = 0; j < d; ++j) query[r * d + j] = from[j] * scale;
+        }
+        __builtin_memset(to.acc, 0, static_cast<std::size_t>(task.rows * d) * sizeof(float));
+    }
+};
+
+// What a tile is worked on with.
+template <class T>
+struct TileScratch {
+    TileRows<T> stored;
+    TurnedTile turned;
+    alignas(64) float scores[max_task_rows * tile_len];
+};
+
+// What is between K or V and the sums: f(rows of them as they are multiplied).
+template <class T, class F>
+inline void with_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, const T* const* rows,
+                      int count, F&& f) {
+    const i64 d = head.task.layer.d_head;
+    if constexpr (is_fp8<T> && widens_fp8_in_registers) {
+        if (d % 64 == 0 && head.task.rows < turned_rows) return f(rows);
+    }
+    f(scratch.stored.of(rows, count, d));
+}
+
+// The scores of a head's rows for positions whose K has d contiguous; what comes next is asked for.
+template <class T>
+inline void score_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, const T* const* k,
+                       int count, float* scores, Ahead<T>& next) {
+    const i64 d = head.task.layer.d_head;
+    const int rows = head.task.rows;
+    if (rows >= turned_rows) {
+        score_tile_turned(head.query, rows, scratch.turned, scratch.stored.of(k, count, d), count,
+                          d, scores, next);
+        return;
+    }
+    with_rows(head, scratch, k, count, [&](auto* const* stored) {
+        score_tile(head.query, rows, stored, count, d, scores, next);
+    });
+}
+
+// The scores of a tile into the sums of a head's rows; what comes next is asked for.
+template <class T>
+inline void attend_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, const Tile<T>& tile,
+                        const T* const* v, float* scores, Ahead<T>& next) {
+    with_rows(head, scratch, v, tile.count, [&](auto* const* stored) {
+        attend_tile(head.task, tile, stored, scores, head.to, next);
+    });
+}
+
+// A task of one KV head.
+template <class T>
+inline void attend_head(const HeadOfTask<T>& head, i64 index, TileScratch<T>& scratch) {
+    const Task<T>& task = head.task;
     const i64 d = task.layer.d_head;
-    Ahead<T> v(tile.v, tile.count, d);
-    score_tile(query, task.rows, rows.of(tile.k, tile.count, d), tile.count, d, scores, v);
-    attend_tile(task, tile, rows.of(tile.v, tile.count, d), scores, to, next);
+    const bool transposed = !task.unit.is_new && task.step.k.d_stride != 1;
+    Tile<T> tiles[2];
+    i64 begin = task.unit.first / tile_len * tile_len;
+    list_tile(task, begin, tiles[0]);
+    for (int current = 0; begin < task.unit.last; begin += tile_len, current = 1 - current) {
+        const Tile<T>& tile = tiles[current];
+        Tile<T>& next = tiles[1 - current];
+        if (begin + tile_len < task.unit.last)
+            list_tile(task, begin + tile_len, next);
+        else
+            list_first_tile(task, index + 1, next);
+        if (!tile.count) continue;
+        if (transposed) {
+            Ahead<T> nothing;
+            score_tile_transposed(head.query, task.rows, tile, d, task.step.k.d_stride,
+                                  scratch.scores);
+            attend_tile(task, tile, scratch.stored.of(tile.v, tile.count, d), scratch.scores,
+                        head.to, nothing);
+            continue;
+        }
+        Ahead<T> next_k(next.k, next.count, d);
+        if (task.rows >= turned_rows) {
+            // They take longer than memory does: what is asked for is used a tile later.
+            Ahead<T> next_v(next.v, next.count, d);
+            score_rows(head, scratch, tile.k, tile.count, scratch.scores, next_k);
+            attend_rows(head, scratch, tile, tile.v, scratch.scores, next_v);
+            next_v.ask_for_all();
+        } else {
+            // While the scores are computed the tile's V is asked for.
+            Ahead<T> v(tile.v, tile.count, d);
+            score_rows(head, scratch, tile.k, tile.count, scratch.scores, v);
+            attend_rows(head, scratch, tile, tile.v, scratch.scores, next_k);
+        }
+        next_k.ask_for_all();
+    }
+}
+
+// A task of all KV heads, which a slot has side by side: of each tile the scores of all, then all
+// their sums. Memory is read in its own order, a tile ahead.
+template <class T, class HeadOf>
+inline void attend_heads(const HeadOf& head_of, i64 index, TileScratch<T>& scratch) {
+    const HeadOfTask<T> first = head_of(0);
+    const Task<T>& task = first.task;
+    const i64 heads = task.plan.heads, d = task.layer.d_head, size = task.rows * tile_len;
+    const T* moved[tile_len];
+    const auto of_head = [&](const T* const* slots, int count, i64 h) {
+        for (int i = 0; i < count; ++i) moved[i] = slots[i] + h * d;
+        return moved;
+    };
+    Tile<T> tiles[2];
+    i64 begin = task.unit.first / tile_len * tile_len;
+    list_tile(task, begin, tiles[0]);
+    for (int current = 0; begin < task.unit.last; begin += tile_len, current = 1 - current) {
+        const Tile<T>& tile = tiles[current];
+        Tile<T>& next = tiles[1 - current];
+        if (begin + tile_len < task.unit.last)
+            list_tile(task, begin + tile_len, next);
+        else
+            list_first_tile(task, index + 1, next);
+        if (!tile.count) continue;
+        Ahead<T> v(tile.v, tile.count, heads * d), next_k(next.k, next.count, heads * d);
+        for (i64 h = 0; h < heads; ++h)
+            score_rows(head_of(h), scratch, of_head(tile.k, tile.count, h), tile.count,
+                       scratch.scores + h * size, v);
+        v.ask_for_all();
+        for (i64 h = 0; h < heads; ++h)
+            attend_rows(head_of(h), scratch, tile, of_head(tile.v, tile.count, h),
+                        scratch.scores + h * size, next_k);
+        next_k.ask_for_all();
+    }
 }
 
 template <class T>
 inline void attention_task(const Layer& layer, const Step& step, const AttentionPlan& plan,
                            i64 index, const float* q) {
-    const i64 unit = index / plan.row_blocks, block = index % plan.row_blocks;
-    const i64 first_row = block * max_block_rows;
+    const i64 first_row = index % plan.row_blocks * max_block_rows, d = layer.d_head;
     const int rows = static_cast<int>(min_of(max_block_rows, plan.rows - first_row));
-    const Task<T> task{layer, step, plan, plan.unit[unit], first_row, rows, q};
-    const i64 d = layer.d_head;
-    const bool transposed = !task.unit.is_new && step.k.d_stride != 1;
-    float* m = plan.m + unit * plan.rows + first_row;
-    float* l = plan.l + unit * plan.rows + first_row;
-    float* acc = plan.acc + (unit * plan.rows + first_row) * d;
-    const float widened = is_fp8<T> && !transposed ? fp8_half_scale : 1.0f;
-    alignas(64) float query[max_block_rows * max_d_head];
-    for (int r = 0; r < rows; ++r) {
-        m[r] = minus_infinity;
-        l[r] = 0;
-        const float* from = task.query(r);
-        for (i64 j = 0; j < d; ++j) query[r * d + j] = from[j] * (step.softmax_scale * widened);
-    }
-    __builtin_memset(acc, 0, static_cast<std::size_t>(rows * d) * sizeof(float));
-
-    Tile<T> tiles[2];
-    TileRows<T> stored;
-    TurnedTile turned;
-    alignas(64) float scores[max_block_rows * tile_len];
-    const Unit& positions = task.unit;
-    i64 begin = positions.first / tile_len * tile_len;
-    list_tile(task, begin, tiles[0]);
-    for (int current = 0; begin < positions.last; begin += tile_len, current = 1 - current) {
-        const Tile<T>& tile = tiles[current];
-        Tile<T>& next = tiles[1 - current];
-        if (begin + tile_len < positions.last)
-            list_tile(task, begin + tile_len, next);
-        else
-            list_first_tile(task, index + 1, next);
-        if (!tile.count) continue;
-        const Collected collected{m, l, acc};
-        Ahead<T> next_k(next.k, next.count, d);
-        if (transposed) {
-            Ahead<T> nothing;
-            score_tile_transposed(query, rows, tile, d, step.k.d_stride, scores);
-            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, collected, nothing);
-        } else if (rows >= turned_rows) {
-            // They take longer than memory does: what is asked for is used a tile later.
-            Ahead<T> next_v(next.v, next.count, d);
-            score_tile_turned(query, rows, turned, stored.of(tile.k, tile.count, d), tile.count, d,
-                              scores, next_k);
-            attend_tile(task, tile, stored.of(tile.v, tile.count, d), scores, collected, next_v);
-            next_v.ask_for_all();
-        } else if constexpr (is_fp8<T> && widens_fp8_in_registers) {
-            RowsInPlace<T> in_place;
-            if (d % 64 == 0)
-                attend_few(task, tile, query, in_place, scores, collected, next_k);
-            else
-                attend_few(task, tile, query, stored, scores, collected, next_k);
-        } else {
-            attend_few(task, tile, query, stored, scores, collected, next_k);
-        }
-        if (!transposed) next_k.ask_for_all();
-    }
+    const TaskUnits units = units_of(plan, index);
+    alignas(64) float queries[query_floats];
+    TileScratch<T> scratch;
+    const auto head_of = [&](i64 h) {
+        const i64 unit = units.first + h * units.step, state = unit * plan.rows + first_row;
+        return HeadOfTask<T>{{layer, step, plan, plan.unit[unit], first_row, rows, q},
+                             {plan.m + state, plan.l + state, plan.acc + state * d},
+                             queries + h * rows * d};
+    };
+    for (i64 h = 0; h < plan.heads; ++h) head_of(h).begin();
+    if (plan.heads == 1)
+        attend_head(head_of(0), index, scratch);
+    else
+        attend_heads(head_of, index, scratch);
 }
 
 // out[0..d) of one query head and token: all splits of its row, merged in order.

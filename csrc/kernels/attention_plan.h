@@ -15,6 +15,10 @@ constexpr int max_block_rows = 32;  // rows a task
 // Positions a split, for up to max_block_rows rows: at least so many, and doubled until there are
 // not more splits than these. Beginning and merging one takes about half a microsecond.
 constexpr i64 min_split_len = 256, max_splits = 16;
+constexpr i64 tasks_a_thread = 4;   // at least, where each takes all KV heads
+constexpr i64 max_task_rows = 128;  // of all its KV heads
+constexpr int max_d_head = 512;
+constexpr i64 query_floats = max_block_rows * max_d_head;  // of all rows and KV heads of a task
 
 // A piece of work: one split of one row of the batch, for one KV head.
 struct Unit {
@@ -25,6 +29,7 @@ struct Unit {
 
 struct AttentionPlan {
     i64 group, rows, row_blocks;
+    i64 heads = 1;  // KV heads a task
     i64 units = 0;
     Unit* unit = nullptr;
     i64* unit_begin = nullptr;  // [batch * kv_heads + 1] into unit
@@ -32,8 +37,21 @@ struct AttentionPlan {
     float* m = nullptr;         // [units, rows]
     float* l = nullptr;         // [units, rows]
     float* acc = nullptr;       // [units, rows, d]
-    i64 tasks() const { return units * row_blocks; }
+    i64 tasks() const { return units / heads * row_blocks; }
 };
+
+// The units of a task: one of each of its KV heads, `step` apart.
+struct TaskUnits {
+    i64 first, step;
+};
+
+inline TaskUnits units_of(const AttentionPlan& plan, i64 task) {
+    if (plan.heads == 1) return {task / plan.row_blocks, 0};
+    // All heads of a row of the batch: their units lie one head after the other.
+    const i64 row = plan.unit[task * plan.heads].batch * plan.heads;
+    const i64 begin = plan.unit_begin[row], splits = plan.unit_begin[row + 1] - begin;
+    return {begin + task - begin / plan.heads, splits};
+}
 
 inline i64 row_start(const Step& step, i64 b) {
     return step.start ? at<const i64>(step.start)[b] : 0;
@@ -60,13 +78,24 @@ inline void for_each_split(const AttentionPlan& plan, const Layer& layer, const 
     f(0, step.tokens, true);
 }
 
-inline AttentionPlan plan_attention(const Layer& layer, const Step& step) {
+// Whether a slot of the cache has its KV heads side by side.
+inline bool heads_adjoin(const Layer& layer, const CacheView& view) {
+    return view.head_stride == layer.d_head && view.slot_stride == layer.kv_heads * layer.d_head;
+}
+
+inline AttentionPlan plan_attention(const Layer& layer, const Step& step, int threads) {
     AttentionPlan plan;
     plan.group = layer.q_heads / layer.kv_heads;
     plan.rows = plan.group * step.tokens;
     plan.row_blocks = ceil_div(plan.rows, max_block_rows);
     for (i64 b = 0; b < step.batch; ++b)
         for_each_split(plan, layer, step, b, [&](i64, i64, bool) { plan.units += layer.kv_heads; });
+    // A page has all heads of its slots: where tasks are many, each reads whole pages.
+    if (step.block_len && !step.mask && plan.row_blocks == 1 &&
+        layer.kv_heads * plan.rows <= max_task_rows &&
+        layer.kv_heads * plan.rows * layer.d_head <= query_floats && heads_adjoin(layer, step.k) &&
+        heads_adjoin(layer, step.v) && plan.units >= layer.kv_heads * tasks_a_thread * threads)
+        plan.heads = layer.kv_heads;
     return plan;
 }
 

@@ -10,8 +10,6 @@
 namespace tkg {
 namespace {
 
-constexpr int max_d_head = 512;
-
 // Positions beside each other in a register tile of R rows.
 template <int R>
 constexpr int dot_positions = R == 1   ? dot_sums

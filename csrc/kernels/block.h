@@ -44,7 +44,7 @@ inline BlockPlan plan_block(const Layer& layer, const Step& step, int threads) {
     plan.m = step.batch * step.tokens;
     plan.qkv = plan_gemm(plan.m, layer.qkv, threads);
     plan.out = plan_gemm(plan.m, layer.out, threads);
-    plan.attention = plan_attention(layer, step);
+    plan.attention = plan_attention(layer, step, threads);
     return plan;
 }
 
@@ -204,11 +204,14 @@ inline void attend(const Layer& layer, const Step& step, const AttentionPlan& pl
     with_type(step.cache_dtype, [&](auto type) {
         worker.share(plan.tasks(), [&](i64 i) {
             attention_task<decltype(type)>(layer, step, plan, i, scratch.q);
-            const Unit& unit = plan.unit[i / plan.row_blocks];
-            if (!completes(plan, layer, unit)) return;
-            for (i64 r = 0; r < plan.rows; ++r)
-                finish(unit.batch * step.tokens + r % step.tokens,
-                       unit.kv_head * plan.group + r / step.tokens);
+            const TaskUnits units = units_of(plan, i);
+            for (i64 h = 0; h < plan.heads; ++h) {
+                const Unit& unit = plan.unit[units.first + h * units.step];
+                if (!completes(plan, layer, unit)) continue;
+                for (i64 r = 0; r < plan.rows; ++r)
+                    finish(unit.batch * step.tokens + r % step.tokens,
+                           unit.kv_head * plan.group + r / step.tokens);
+            }
         });
     });
 }
