@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from tkg.backends.cuda.kernels.fp8 import decode_fp8, encode_fp8
+from tkg.backends.cuda.kernels.fp8 import decode_fp8, decode_fp8_words, encode_fp8
 from tkg.backends.cuda.kernels.numbers import rounded
 
 
@@ -13,6 +13,15 @@ def decode(codes, out, SIZE: tl.constexpr, FN: tl.constexpr):
     """uint8 codes to float32."""
     i = tl.arange(0, SIZE)
     tl.store(out + i, decode_fp8(tl.load(codes + i), FN).to(tl.float32))
+
+
+@triton.jit
+def decode_words(words, out, COUNT: tl.constexpr, FN: tl.constexpr):
+    """Two rows of words."""
+    row, at = tl.arange(0, 2)[:, None], tl.arange(0, COUNT // 2)[None, :]
+    value = decode_fp8_words(tl.load(words + row * (COUNT // 2) + at), FN)
+    at = tl.arange(0, COUNT * 2)[None, :]
+    tl.store(out + row * (COUNT * 2) + at, value.to(tl.float32))
 
 
 @triton.jit

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.calls import BACKENDS
+import tkg
+from tests.calls import BACKENDS, run, same_bits
 from tkg.backends import cuda
+from tkg.backends.cuda.tensors import in_words
+from tkg.testing import placed
+from tkg.testing.case import Case
 from tkg.testing.rounding import round_to
 
 pytestmark = pytest.mark.skipif("cuda" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cuda out")
@@ -34,6 +38,43 @@ def test_every_code_is_widened_exactly(name: str) -> None:
     want = CODES.view(getattr(ml_dtypes, name)).astype(np.float32)
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3", "float8_e4m3fn"])
+def test_every_code_is_widened_exactly_in_every_place_of_a_word(name: str) -> None:
+    codes = np.concatenate([np.roll(CODES, shift) for shift in range(4)])
+    words = torch.from_numpy(codes).view(torch.int32)
+    got = through("decode_words", words, torch.empty(1024), name == "float8_e4m3fn")
+    want = codes.view(getattr(ml_dtypes, name)).astype(np.float32)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(np.signbit(got[want == 0]), np.signbit(want[want == 0]))
+
+
+def test_bytes_are_taken_as_words_only_where_all_rows_are_whole_words() -> None:
+    data = torch.arange(96, dtype=torch.uint8).reshape(4, 24)
+    words = in_words(data)
+    assert words is not None and words.data_ptr() == data.data_ptr() and words.stride() == (6, 1)
+    assert in_words(data[:, 4:12]) is not None
+    for other in (data[:, 1:9], data[:, :6], data.T, data[:, ::2], data.view(torch.int8)):
+        assert in_words(other) is None
+    assert in_words(torch.zeros(40, dtype=torch.uint8).as_strided((2, 4), (6, 1))) is None
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3", "float8_e4m3fn"])
+def test_words_and_bytes_give_the_same_bits(name: str) -> None:
+    """Weights and caches whose rows do not begin at whole words."""
+    case = Case(
+        name="words", dtype="bfloat16", cache_dtype=name, qkv="ROW", out="ROW", q_heads=4,
+        kv_heads=2, d_head=16, hidden=64, capacity=48, lengths=(40, 7),
+    )  # fmt: skip
+    call: dict[str, Any] = case.inputs() | {"update_cache": False}
+    moved = dict(call)
+    for field in ("W_qkv", "W_out", "K_cache", "V_cache"):
+        wider = np.zeros((*call[field].shape[:-1], call[field].shape[-1] + 1), call[field].dtype)
+        wider[..., :-1] = call[field]
+        moved[field] = wider[..., :-1]
+    out = placed.back(tkg.attention_block_tkg(**placed.on("cuda", moved), backend="cuda")[0])
+    assert same_bits(out, run("cuda", call)[0])
 
 
 def encode(values: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from tkg.backends.cuda.projections import Visibility
 from tkg.backends.cuda.tensors import (
     COMPUTE,
     TORCH,
+    in_words,
     product_dtype,
     slot_strides,
     tensor,
@@ -55,7 +56,7 @@ def attended(
         attention,
         (call.batch * heads.kv * tiles, splits),
         q=q,
-        **cache_arguments(call),
+        **_read_cache(call),
         k_new=k_new,
         v_new=v_new,
         **_table(call),
@@ -95,12 +96,24 @@ def plan_of(call: BlockCall) -> plan.AttentionPlan:
 
 def cache_arguments(call: BlockCall) -> dict[str, Any]:
     """The caches and their strides, as kernels take them."""
+    return _strided(call, tensor(call.cache.k), tensor(call.cache.v))
+
+
+def _read_cache(call: BlockCall) -> dict[str, Any]:
+    """The same for the kernel that reads them: FP8 in words of four elements where it can be."""
+    k, v = (in_words(tensor(array)) for array in (call.cache.k, call.cache.v))
+    if k is None or v is None or call.cache.transposed:
+        return cache_arguments(call) | {"WORDS": False}
+    return _strided(call, k, v) | {"WORDS": True}
+
+
+def _strided(call: BlockCall, k: torch.Tensor, v: torch.Tensor) -> dict[str, Any]:
     cache = call.cache
     return {
-        "k_cache": tensor(cache.k),
-        "v_cache": tensor(cache.v),
-        "k_strides": slot_strides(cache, cache.k, cache.transposed),
-        "v_strides": slot_strides(cache, cache.v, False),
+        "k_cache": k,
+        "v_cache": v,
+        "k_strides": slot_strides(cache, k, cache.transposed),
+        "v_strides": slot_strides(cache, v, False),
     }
 
 

@@ -13,7 +13,7 @@ from tkg.backends.cuda.kernels.finish import finish
 from tkg.backends.cuda.kernels.prepare import prepare
 from tkg.backends.cuda.kernels.project import project
 from tkg.backends.cuda.launch import launch
-from tkg.backends.cuda.tensors import COMPUTE, product_dtype, tensor, vector
+from tkg.backends.cuda.tensors import COMPUTE, in_words, product_dtype, tensor, vector
 from tkg.contract import dtypes
 from tkg.contract.block import Linear, RMSNorm
 from tkg.contract.quantization import QuantizationType
@@ -119,11 +119,13 @@ def partial_sums(x: Rows, linear: Linear, norm: RMSNorm | None = None) -> Partia
         None if norm is None else torch.empty((cut.splits, x.rows), **new),
     )
     tiles = plan.up(columns, plan.BLOCK_COLUMNS) + (norm is not None)
+    words = in_words(weight)
+    stored = weight if words is None else words
     launch(
         project,
         (plan.up(x.rows, cut.block_rows), tiles, cut.splits),
         x=x.data,
-        weight=weight,
+        weight=stored,
         gamma=None if norm is None else vector(norm.weight),
         partial=partial.sums,
         squares=partial.squares,
@@ -131,13 +133,14 @@ def partial_sums(x: Rows, linear: Linear, norm: RMSNorm | None = None) -> Partia
         K=x.features,
         N=columns,
         **_axes(x),
-        weight_stride=weight.stride(0),
+        weight_stride=stored.stride(0),
         K_SPLIT=cut.k_split,
         BLOCK_R=cut.block_rows,
         BLOCK_N=plan.BLOCK_COLUMNS,
         BLOCK_K=cut.block_k,
         COMPUTE=COMPUTE[compute],
         FP8=linear.weight.dtype in dtypes.FP8,
+        WORDS=words is not None,
         FN=linear.weight.dtype == dtypes.FLOAT8_E4M3FN,
     )
     return partial

@@ -32,6 +32,13 @@ def tensor(array: Array) -> torch.Tensor:
     return source
 
 
+def in_words(data: torch.Tensor) -> torch.Tensor | None:
+    """Bytes as int32 words of four along the last axis, where they lie so; else None."""
+    lies = data.dtype == torch.uint8 and data.stride(-1) == 1 and data.shape[-1] % 4 == 0
+    outer = (data.storage_offset(), *data.stride()[:-1])
+    return data.view(torch.int32) if lies and not any(n % 4 for n in outer) else None
+
+
 def as_stored(data: torch.Tensor, dtype: str) -> torch.Tensor:
     """A workspace of the contract's `dtype` as torch has it: e4m3fn has a type, e4m3 is bytes."""
     return data.view(torch.float8_e4m3fn) if dtype == dtypes.FLOAT8_E4M3FN else data
@@ -48,9 +55,8 @@ def product_dtype(x: str, other: str) -> torch.dtype:
     return TORCH[x] if x != dtypes.FLOAT32 and exact else torch.float32
 
 
-def slot_strides(cache: KVCache, array: Array, swapped: bool) -> tuple[int, int, int, int]:
-    """Strides of a cache as `[outer, slot, kv_head, d]`; `swapped`: its two innermost axes are."""
-    view = tensor(array)
+def slot_strides(cache: KVCache, view: torch.Tensor, swapped: bool) -> tuple[int, int, int, int]:
+    """Strides of K or V as `[outer, slot, kv_head, d]`; `swapped`: its two innermost axes are."""
     if cache.block_table is not None:
         outer, slot, *middle, d = view.stride()
     else:

@@ -118,8 +118,8 @@ def attend(sbm, queries, reader, visibility, rows, target):
             some = (plan[i].first, plan[i].count)
             # Of few tiles m is there before the new tokens' keys are.
             soon = not shared and plan[i].context.tiles() <= FEW_TILES
-            minus = buffers.minus if soon else None
-            ending = Ending(sbm, queries, visibility, some, plan[i].total, shared, minus, reader.by)
+            how = (shared, buffers.minus if soon else None, reader.by)
+            ending = Ending(sbm, queries, visibility, some, plan[i].total, how)
         weigh(sbm, queries, reader, visibility, plan[i], buffers)
         if ending != None:
             target = out[:, plan[i].first : plan[i].first + plan[i].count, :, :]

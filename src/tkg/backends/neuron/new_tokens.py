@@ -108,7 +108,10 @@ class Ending(nl.NKIObject):
     what each has scaled to it. What does not need acc is made at once.
     """
 
-    def __init__(self, sbm, queries, visibility, rows, partial, shared, minus, by):
+    def __init__(self, sbm, queries, visibility, rows, partial, how):
+        """`how`: whether the cores share the positions, `exp_of_new`'s row of -1 or None, and the
+        engine beside Vector that adds up l."""
+        shared, minus, by = how
         self.queries = queries
         self.partial = partial
         self.peer = None

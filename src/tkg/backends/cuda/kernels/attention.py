@@ -11,7 +11,8 @@ the splits of a row follow from its own length, programs beyond them end at once
     q               [B * S, q_heads, d] float32
     k_new, v_new    [B * S, kv_heads, d] in the cache's dtype
     acc             [splits, B, q_heads, S, d] float32; m, l the same without d
-    K, V            any strides (outer, slot, head, d); block cache: slot p is in block
+    K, V            any strides (outer, slot, head, d), FP8 as bytes, or WORDS: as int32 words of
+                    four elements of d; block cache: slot p is in block
                     table[b, p // block_len]
     mask            any strides (position, row, head, token), uint8; the new tokens last
 
@@ -23,7 +24,7 @@ put, by row, where they are seen.
 import triton
 import triton.language as tl
 
-from tkg.backends.cuda.kernels.fp8 import decode_fp8
+from tkg.backends.cuda.kernels.fp8 import decode_fp8, decode_fp8_words
 from tkg.backends.cuda.kernels.numbers import product, rounded
 from tkg.backends.cuda.kernels.rows import report, row_splits, row_start
 
@@ -34,6 +35,36 @@ def widened(x, COMPUTE: tl.constexpr, FP8: tl.constexpr, FN: tl.constexpr):
     if FP8:
         x = decode_fp8(x, FN)
     return x.to(COMPUTE)
+
+
+@triton.jit
+def cached(
+    slots,
+    steps,
+    seen,
+    D: tl.constexpr,
+    PADDED_D: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    FP8: tl.constexpr,
+    WORDS: tl.constexpr,
+    FN: tl.constexpr,
+):
+    """K `[d, P]` and V `[P, d]` of some positions; `slots`: where their first elements are, `steps`
+    from one element to the next."""
+    k_slots, v_slots = slots
+    if WORDS:
+        word = tl.arange(0, PADDED_D // 4)[None, :]
+        ok = seen[:, None] & (word < D // 4)
+        k = decode_fp8_words(tl.load(k_slots[:, None] + word, mask=ok, other=0), FN)
+        v = decode_fp8_words(tl.load(v_slots[:, None] + word, mask=ok, other=0), FN)
+        return tl.trans(k.to(COMPUTE)), v.to(COMPUTE)
+    else:
+        d = tl.arange(0, PADDED_D)
+        at = d.to(tl.int64)
+        ok = seen[None, :] & (d < D)[:, None]
+        k = tl.load(k_slots[None, :] + at[:, None] * steps[0], mask=ok, other=0)
+        v = tl.load(v_slots[:, None] + at[None, :] * steps[1], mask=tl.trans(ok), other=0)
+        return widened(k, COMPUTE, FP8, FN), widened(v, COMPUTE, FP8, FN)
 
 
 @triton.jit
@@ -190,6 +221,7 @@ def attention(
     BLOCK_NEW: tl.constexpr,
     COMPUTE: tl.constexpr,
     FP8: tl.constexpr,
+    WORDS: tl.constexpr,
     FN: tl.constexpr,
     PARTIAL: tl.constexpr,
 ):
@@ -230,11 +262,10 @@ def attention(
             table, position, seen, b, geometry, k_strides, v_strides, errors
         )
         visible = visible & seen[None, :]
-        k_at = k_at[None, :] + d.to(tl.int64)[:, None] * k_strides[3]
-        k = tl.load(k_base + k_at, mask=seen[None, :] & d_ok[:, None], other=0)
-        v_at = v_at[:, None] + d.to(tl.int64)[None, :] * v_strides[3]
-        v = tl.load(v_base + v_at, mask=seen[:, None] & d_ok[None, :], other=0)
-        k, v = widened(k, COMPUTE, FP8, FN), widened(v, COMPUTE, FP8, FN)
+        bases = (k_base + k_at, v_base + v_at)
+        k, v = cached(
+            bases, (k_strides[3], v_strides[3]), seen, D, PADDED_D, COMPUTE, FP8, WORDS, FN
+        )
         m, l, acc = online((m, l, acc), queries, k, v, visible, scale, PARTIAL)
 
     if split == 0:

@@ -1,7 +1,7 @@
 """Partial sums of a projection: `partial[j, r, n] = sum_k x[r, k] gamma[k] W[k, n]`, k in split j.
 
     x        [R, K], any strides: rows are (row // row_inner, row % row_inner), features the same
-    W        [K, N], rows contiguous; FP8 as bytes
+    W        [K, N], rows contiguous; FP8 as bytes, or WORDS: as int32 words of four, [K, N/4]
     partial  [splits, R, N] float32
     squares  [splits, R] float32, sums of x[r, k]^2 over split j, for the RMSNorm that the next
              kernel applies; None without one
@@ -16,7 +16,7 @@ of one more column tile, in tiles of 16 rows whatever BLOCK_R is.
 import triton
 import triton.language as tl
 
-from tkg.backends.cuda.kernels.fp8 import decode_fp8
+from tkg.backends.cuda.kernels.fp8 import decode_fp8, decode_fp8_words
 from tkg.backends.cuda.kernels.numbers import product, rounded
 
 SQUARE_ROWS: tl.constexpr = tl.constexpr(16)
@@ -68,6 +68,7 @@ def project(
     BLOCK_K: tl.constexpr,
     COMPUTE: tl.constexpr,
     FP8: tl.constexpr,
+    WORDS: tl.constexpr,
     FN: tl.constexpr,
 ):
     split = tl.program_id(2)
@@ -90,10 +91,16 @@ def project(
     for k_tile in range(k_low, k_high, BLOCK_K):
         k = k_tile + tl.arange(0, BLOCK_K)
         k_ok = k < k_high
-        at = k.to(tl.int64)[:, None] * weight_stride + column[None, :]
-        w = tl.load(weight + at, mask=k_ok[:, None] & (column < N)[None, :], other=0)
-        if FP8:
-            w = decode_fp8(w, FN)
+        k_at = k.to(tl.int64)[:, None] * weight_stride
+        if WORDS:
+            word = first_column // 4 + tl.arange(0, BLOCK_N // 4)
+            ok = k_ok[:, None] & (word < N // 4)[None, :]
+            w = decode_fp8_words(tl.load(weight + k_at + word[None, :], mask=ok, other=0), FN)
+        else:
+            ok = k_ok[:, None] & (column < N)[None, :]
+            w = tl.load(weight + k_at + column[None, :], mask=ok, other=0)
+            if FP8:
+                w = decode_fp8(w, FN)
         at = at_inner(k, k_inner, k_outer_stride, k_inner_stride)[:, None] + row_at[None, :]
         value = tl.load(x + at, mask=k_ok[:, None] & (row < rows)[None, :], other=0.0)
         if gamma is not None:
