@@ -58,6 +58,15 @@ inline void list_first_tile(const Task<T>& task, i64 index, Tile<T>& tile) {
     list_tile(next, unit.first / tile_len * tile_len, tile);
 }
 
+// What comes after the tile at `begin`: the task's next tile, or the first one of the next task.
+template <class T>
+inline void list_next(const Task<T>& task, i64 begin, i64 index, Tile<T>& next) {
+    if (begin + tile_len < task.unit.last)
+        list_tile(task, begin + tile_len, next);
+    else
+        list_first_tile(task, index + 1, next);
+}
+
 // One KV head of a task: its scaled queries, and what they have collected.
 template <class T>
 struct HeadOfTask {
@@ -136,10 +145,7 @@ inline void attend_head(const HeadOfTask<T>& head, i64 index, TileScratch<T>& sc
     for (int current = 0; begin < task.unit.last; begin += tile_len, current = 1 - current) {
         const Tile<T>& tile = tiles[current];
         Tile<T>& next = tiles[1 - current];
-        if (begin + tile_len < task.unit.last)
-            list_tile(task, begin + tile_len, next);
-        else
-            list_first_tile(task, index + 1, next);
+        list_next(task, begin, index, next);
         if (!tile.count) continue;
         if (transposed) {
             Ahead<T> nothing;
@@ -184,10 +190,7 @@ inline void attend_heads(const HeadOf& head_of, i64 index, TileScratch<T>& scrat
     for (int current = 0; begin < task.unit.last; begin += tile_len, current = 1 - current) {
         const Tile<T>& tile = tiles[current];
         Tile<T>& next = tiles[1 - current];
-        if (begin + tile_len < task.unit.last)
-            list_tile(task, begin + tile_len, next);
-        else
-            list_first_tile(task, index + 1, next);
+        list_next(task, begin, index, next);
         if (!tile.count) continue;
         Ahead<T> v(tile.v, tile.count, heads * d), next_k(next.k, next.count, heads * d);
         for (i64 h = 0; h < heads; ++h)
