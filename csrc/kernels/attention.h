@@ -58,13 +58,22 @@ inline void list_first_tile(const Task<T>& task, i64 index, Tile<T>& tile) {
     list_tile(next, unit.first / tile_len * tile_len, tile);
 }
 
-// What comes after the tile at `begin`: the task's next tile, or the first one of the next task.
-template <class T>
-inline void list_next(const Task<T>& task, i64 begin, i64 index, Tile<T>& next) {
-    if (begin + tile_len < task.unit.last)
-        list_tile(task, begin + tile_len, next);
-    else
-        list_first_tile(task, index + 1, next);
+// f(tile, what comes after it) for each tile of a task, one after the other: behind the last one
+// comes the first of the next task.
+template <class T, class F>
+inline void for_each_tile(const Task<T>& task, i64 index, F&& f) {
+    Tile<T> tiles[2];
+    i64 begin = task.unit.first / tile_len * tile_len;
+    list_tile(task, begin, tiles[0]);
+    for (int current = 0; begin < task.unit.last; begin += tile_len, current = 1 - current) {
+        Tile<T>& next = tiles[1 - current];
+        if (begin + tile_len < task.unit.last)
+            list_tile(task, begin + tile_len, next);
+        else
+            list_first_tile(task, index + 1, next);
+        const Tile<T>& tile = tiles[current];
+        if (tile.count) f(tile, next);
+    }
 }
 
 // One KV head of a task: its scaled queries, and what they have collected.
@@ -139,21 +148,14 @@ inline void attend_head(const HeadOfTask<T>& head, i64 index, TileScratch<T>& sc
     const Task<T>& task = head.task;
     const i64 d = task.layer.d_head;
     const bool transposed = !task.unit.is_new && task.step.k.d_stride != 1;
-    Tile<T> tiles[2];
-    i64 begin = task.unit.first / tile_len * tile_len;
-    list_tile(task, begin, tiles[0]);
-    for (int current = 0; begin < task.unit.last; begin += tile_len, current = 1 - current) {
-        const Tile<T>& tile = tiles[current];
-        Tile<T>& next = tiles[1 - current];
-        list_next(task, begin, index, next);
-        if (!tile.count) continue;
+    for_each_tile(task, index, [&](const Tile<T>& tile, const Tile<T>& next) {
         if (transposed) {
             Ahead<T> nothing;
             score_tile_transposed(head.query, task.rows, tile, d, task.step.k.d_stride,
                                   scratch.scores);
             attend_tile(task, tile, scratch.stored.of(tile.v, tile.count, d), scratch.scores,
                         head.to, nothing);
-            continue;
+            return;
         }
         Ahead<T> next_k(next.k, next.count, d);
         if (task.rows >= turned_rows) {
@@ -169,7 +171,7 @@ inline void attend_head(const HeadOfTask<T>& head, i64 index, TileScratch<T>& sc
             attend_rows(head, scratch, tile, tile.v, scratch.scores, next_k);
         }
         next_k.ask_for_all();
-    }
+    });
 }
 
 // A task of all KV heads, which a slot has side by side: of each tile the scores of all, then all
@@ -184,14 +186,7 @@ inline void attend_heads(const HeadOf& head_of, i64 index, TileScratch<T>& scrat
         for (int i = 0; i < count; ++i) moved[i] = slots[i] + h * d;
         return moved;
     };
-    Tile<T> tiles[2];
-    i64 begin = task.unit.first / tile_len * tile_len;
-    list_tile(task, begin, tiles[0]);
-    for (int current = 0; begin < task.unit.last; begin += tile_len, current = 1 - current) {
-        const Tile<T>& tile = tiles[current];
-        Tile<T>& next = tiles[1 - current];
-        list_next(task, begin, index, next);
-        if (!tile.count) continue;
+    for_each_tile(task, index, [&](const Tile<T>& tile, const Tile<T>& next) {
         Ahead<T> v(tile.v, tile.count, heads * d), next_k(next.k, next.count, heads * d);
         for (i64 h = 0; h < heads; ++h)
             score_rows(head_of(h), scratch, of_head(tile.k, tile.count, h), tile.count,
@@ -201,7 +196,7 @@ inline void attend_heads(const HeadOf& head_of, i64 index, TileScratch<T>& scrat
             attend_rows(head_of(h), scratch, tile, of_head(tile.v, tile.count, h),
                         scratch.scores + h * size, next_k);
         next_k.ask_for_all();
-    }
+    });
 }
 
 template <class T>

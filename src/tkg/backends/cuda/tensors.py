@@ -35,7 +35,7 @@ def tensor(array: Array) -> torch.Tensor:
 def in_words(data: torch.Tensor) -> torch.Tensor | None:
     """Bytes as int32 words of four along the last axis, where they lie so; else None."""
     lies = data.dtype == torch.uint8 and data.stride(-1) == 1 and data.shape[-1] % 4 == 0
-    outer = (data.storage_offset(), *data.stride()[:-1])
+    outer = (data.data_ptr(), data.storage_offset(), *data.stride()[:-1])
     return data.view(torch.int32) if lies and not any(n % 4 for n in outer) else None
 
 
