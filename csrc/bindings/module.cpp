@@ -110,7 +110,7 @@ void step(Step* self, nb::handle x, DType x_dtype, nb::handle cos, nb::handle si
 
 void attention_block(const Layer& layer, const Step& step) {
     const nb::gil_scoped_release release;
-    variant().attention_block(layer, step, team(), workspace());
+    variant_for(step.x_dtype).attention_block(layer, step, team(), workspace());
 }
 
 void repeated_step(RepeatedStep* self, const Layer& layer, const Step& step, nb::handle x,
@@ -150,7 +150,7 @@ void output_projection(const Linear& linear, nb::handle attention, DType x_dtype
     call.lnc = lnc;
     call.out = address(out);
     const nb::gil_scoped_release release;
-    variant().output_projection(call, team(), workspace());
+    variant_for(call.x_dtype).output_projection(call, team(), workspace());
 }
 
 void repeated_projection(RepeatedProjection* self, const Linear& linear, nb::handle attention,

@@ -86,7 +86,7 @@ public:
         step.v_new = step.k_new + static_cast<Address>(bytes);
         return outputs_.of([&](Address out) {
             step.out = out;
-            variant().attention_block(layer_, step, team(), workspace());
+            variant_for(step.x_dtype).attention_block(layer_, step, team(), workspace());
         });
     }
 
@@ -120,7 +120,7 @@ public:
         if (!x_.find(x, call.attention)) return nb::none();
         return outputs_.of([&](Address out) {
             call.out = out;
-            variant().output_projection(call, team(), workspace());
+            variant_for(call.x_dtype).output_projection(call, team(), workspace());
         });
     }
 

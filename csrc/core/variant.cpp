@@ -37,14 +37,12 @@ bool runs_avx512_bf16() { return runs_avx512_vbmi() && __builtin_cpu_supports("a
 const Candidate* candidates(int* count) {
     static const Candidate table[] = {
 #if defined(TKG_X86)
+        {&variant_avx512_bf16, runs_avx512_bf16()},
         {&variant_avx512_vbmi, runs_avx512_vbmi()},
         {&variant_avx512, runs_avx512()},
         {&variant_avx2, runs_avx2()},
 #endif
         {&variant_baseline, true},
-#if defined(TKG_X86)
-        {&variant_avx512_bf16, runs_avx512_bf16()},  // by name only: it rounds x
-#endif
     };
     *count = static_cast<int>(sizeof table / sizeof table[0]);
     return table;
@@ -66,6 +64,11 @@ std::atomic<const Variant*>& chosen() {
 }  // namespace
 
 const Variant& variant() { return *chosen().load(std::memory_order_relaxed); }
+
+const Variant& variant_for(DType x) {
+    const Variant& current = variant();
+    return current.exact && x != DType::bfloat16 ? *current.exact : current;
+}
 
 const char* runnable_isas() {
     static const std::string names = [] {

@@ -81,7 +81,7 @@ template <class T>
 struct HeadOfTask {
     Task<T> task;
     Collected to;
-    float* query;
+    Operand<T>* query;
 
     void begin() const {
         const i64 d = task.layer.d_head;
@@ -92,7 +92,9 @@ struct HeadOfTask {
             to.m[r] = minus_infinity;
             to.l[r] = 0;
             const float* from = task.query(r);
-            for (i64 j = 0; j < d; ++j) query[r * d + j] = from[j] * scale;
+            float scaled[max_d_head];
+            for (i64 j = 0; j < d; ++j) scaled[j] = from[j] * scale;
+            put_values(scaled, d, query + r * d);
         }
         __builtin_memset(to.acc, 0, static_cast<std::size_t>(task.rows * d) * sizeof(float));
     }
@@ -205,7 +207,7 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
     const i64 first_row = index % plan.row_blocks * max_block_rows, d = layer.d_head;
     const int rows = static_cast<int>(min_of(max_block_rows, plan.rows - first_row));
     const TaskUnits units = units_of(plan, index);
-    alignas(64) float queries[query_floats];
+    alignas(64) Operand<T> queries[query_floats];
     TileScratch<T> scratch;
     const auto head_of = [&](i64 h) {
         const i64 unit = units.first + h * units.step, state = unit * plan.rows + first_row;

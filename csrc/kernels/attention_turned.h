@@ -30,19 +30,19 @@ struct TurnedTile {
 
 // scores[r][0..turned_vecs * lanes) for R rows.
 template <int R, class T, class V>
-TKG_INLINE void turned_dots(const float* q, const std::uint32_t* words, i64 d, float* scores,
+TKG_INLINE void turned_dots(const Operand<T>* q, const std::uint32_t* words, i64 d, float* scores,
                             Ahead<V>& ahead) {
     constexpr int per_word = static_cast<int>(4 / sizeof(T));
     Vec c[R][turned_vecs];
     for (int r = 0; r < R; ++r)
         for (int x = 0; x < turned_vecs; ++x) c[r][x] = zero();
     for (i64 w = 0; w < d / per_word; ++w, words += tile_len) {
-        Vec key[turned_vecs][per_word];
+        Factors<T> key[turned_vecs][per_word / terms<T>];
         for (int x = 0; x < turned_vecs; ++x) widen_words(words + x * lanes, T{}, key[x]);
         ahead.template ask<turned_vecs * per_word>();
-        for (int e = 0; e < per_word; ++e)
+        for (int e = 0; e < per_word / terms<T>; ++e)
             for (int r = 0; r < R; ++r) {
-                const Vec query = set1(q[r * d + w * per_word + e]);
+                const auto query = spread(q + r * d + w * per_word + e);
                 for (int x = 0; x < turned_vecs; ++x) c[r][x] = fma(query, key[x][e], c[r][x]);
             }
     }
@@ -53,7 +53,7 @@ TKG_INLINE void turned_dots(const float* q, const std::uint32_t* words, i64 d, f
 // The first rows ask for what comes next. Behind the last of the `count` positions some scores are
 // written that mean nothing.
 template <class T, class V>
-inline void score_tile_turned(const float* q, int rows, TurnedTile& tile, const T* const* k,
+inline void score_tile_turned(const Operand<T>* q, int rows, TurnedTile& tile, const T* const* k,
                               int count, i64 d, float* scores, Ahead<V>& next) {
     tile.turn(k, count, d);
     for_row_groups<attention_rows>(rows, [&](auto group, i64 r) {

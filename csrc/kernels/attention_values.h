@@ -11,8 +11,29 @@ namespace {
 
 constexpr float minus_infinity = -__builtin_inff();
 
+// A weight a position of each row, where its scores were: as V is multiplied by it.
+template <class T>
+constexpr i64 weight_stride = tile_len * static_cast<i64>(sizeof(float) / sizeof(Operand<T>));
+template <class T>
+inline Operand<T>* weights_of(float* scores) {
+    return reinterpret_cast<Operand<T>*>(scores);
+}
+
+// Stores weights; returns them as they are then.
+inline Vec put_weights(Vec p, float* to) {
+    store(to, p);
+    return p;
+}
+template <class W>
+    requires std::is_same_v<W, bf16>
+inline Vec put_weights(Vec p, W* to) {
+    store_n(to, p, lanes);
+    return load(to);
+}
+
 // Scores [rows, count] become weights, m and l are brought up to date, factor[r] is what acc must
-// be multiplied by.
+// be multiplied by. Behind the last weight are zeros, up to a whole vector.
+template <class T>
 inline void softmax_tile(float* scores, int rows, int count, float* m, float* l, float* factor) {
     float shift[max_block_rows];
     for (int r = 0; r < rows; ++r) {
@@ -34,17 +55,38 @@ inline void softmax_tile(float* scores, int rows, int count, float* m, float* l,
         Vec total = zero();
         for (int i = 0; i < count; i += lanes) {
             const Vec p = exp_nonpositive(sub(load(row + i), set1(shift[r])));
-            store(row + i, p);
-            total = add(total, p);
+            total = add(total, put_weights(p, weights_of<T>(row) + i));
         }
         l[r] = l[r] * factor[r] + sum(total);
+    }
+}
+
+// NV vectors of d from j on of a row of V, or of two rows of which the second may be missing; of
+// the last one, n lanes if Tail.
+template <int NV, bool Tail, class T>
+TKG_INLINE void load_values(const T* const* v, bool, i64 j, int n, Vec* value) {
+    if constexpr (is_fp8<T>)
+        for (int x = 0; x < NV; x += 64 / lanes) widen_64(*v + j + x * lanes, value + x);
+    else
+        for (int x = 0; x < NV; ++x) value[x] = Tail ? load_n(*v + j, n) : load(*v + j + x * lanes);
+}
+template <int NV, bool Tail, class T, class P>
+    requires std::is_same_v<P, Pairs>
+TKG_INLINE void load_values(const T* const* v, bool both, i64 j, int n, P* value) {
+    alignas(64) static constexpr T nothing[max_d_head] = {};
+    const T *a = v[0] + j, *b = both ? v[1] + j : nothing;
+    if constexpr (NV == 1) {
+        *value = pairs_of(load_n(a, n), load_n(b, n));
+    } else {
+        constexpr int together = is_fp8<T> ? 64 / lanes : 2;
+        for (int x = 0; x < NV; x += together) load_rows(a + x * lanes, b + x * lanes, value + x);
     }
 }
 
 // acc[r] = acc[r] * factor[r] + sum over positions of p[r][i] * v[i], for R rows and NV vectors of
 // d from j on; of the last one, n lanes if Tail.
 template <int R, int NV, bool Tail, class T, class Next>
-inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int n,
+inline void weigh_tile(const Operand<T>* p, const T* const* v, int count, i64 j, int n,
                        const float* factor, float* acc, i64 d, Next& next) {
     Next ahead = next;
     Vec c[R][NV];
@@ -53,16 +95,12 @@ inline void weigh_tile(const float* p, const T* const* v, int count, i64 j, int 
             const float* from = acc + r * d + j + x * lanes;
             c[r][x] = mul(Tail ? load_n(from, n) : load(from), set1(factor[r]));
         }
-    for (int i = 0; i < count; ++i) {
-        Vec value[NV];
-        ahead.template ask<NV>();
-        if constexpr (is_fp8<T>)
-            for (int x = 0; x < NV; x += 64 / lanes) widen_64(v[i] + j + x * lanes, value + x);
-        else
-            for (int x = 0; x < NV; ++x)
-                value[x] = Tail ? load_n(v[i] + j, n) : load(v[i] + j + x * lanes);
+    for (int i = 0; i < count; i += terms<T>) {
+        Factors<T> value[NV];
+        ahead.template ask<terms<T> * NV>();
+        load_values<NV, Tail>(v + i, i + 1 < count, j, n, value);
         for (int r = 0; r < R; ++r) {
-            const Vec weight = set1(p[r * tile_len + i]);
+            const auto weight = spread(p + r * weight_stride<T> + i);
             for (int x = 0; x < NV; ++x) c[r][x] = fma(weight, value[x], c[r][x]);
         }
     }
@@ -84,7 +122,7 @@ constexpr int weigh_vecs = R <= weigh_sums / 8   ? 8
                                                  : 2;
 
 template <int R, class T, class Next>
-inline void weigh_rows(const float* p, const T* const* v, int count, const float* factor,
+inline void weigh_rows(const Operand<T>* p, const T* const* v, int count, const float* factor,
                        float* acc, i64 d, Next& next) {
     constexpr int vecs = weigh_vecs<R>;
     i64 j = 0;
@@ -96,7 +134,7 @@ inline void weigh_rows(const float* p, const T* const* v, int count, const float
         return;
     }
     for (; j + lanes <= d; j += lanes)
-        weigh_tile<R, 1, false>(p, v, count, j, 0, factor, acc, d, next);
+        weigh_tile<R, 1, false>(p, v, count, j, lanes, factor, acc, d, next);
     if (j < d) weigh_tile<R, 1, true>(p, v, count, j, valid_lanes(j, d), factor, acc, d, next);
 }
 
@@ -132,17 +170,18 @@ inline void attend_tile(const Task<T>& task, const Tile<T>& tile, const V* const
             float* p = scores + r * tile_len;
             const int count = pick_allowed(tile, r, p, v, allowed);
             if (!count) continue;
-            softmax_tile(p, 1, count, to.m + r, to.l + r, factor);
-            weigh_rows<1>(p, allowed, count, factor, to.acc + r * d, d, r == 0 ? next : nothing);
+            softmax_tile<V>(p, 1, count, to.m + r, to.l + r, factor);
+            weigh_rows<1>(weights_of<V>(p), allowed, count, factor, to.acc + r * d, d,
+                          r == 0 ? next : nothing);
         }
         return;
     }
-    softmax_tile(scores, task.rows, tile.count, to.m, to.l, factor);
+    softmax_tile<V>(scores, task.rows, tile.count, to.m, to.l, factor);
     // FP8 that is widened in registers takes four vectors of d.
     constexpr int most = is_fp8<V> ? weigh_sums / 4 : attention_rows;
     for_row_groups<most>(task.rows, [&](auto group, i64 r) {
-        weigh_rows<group()>(scores + r * tile_len, v, tile.count, factor + r, to.acc + r * d, d,
-                            r == 0 ? next : nothing);
+        weigh_rows<group()>(weights_of<V>(scores + r * tile_len), v, tile.count, factor + r,
+                            to.acc + r * d, d, r == 0 ? next : nothing);
     });
 }
 

@@ -22,18 +22,29 @@ template <class T>
 constexpr i64 block_rows =
     min_of(max_block_k, block_bytes / (panel_n * static_cast<i64>(sizeof(T))));
 
+// Rows of a panel that lie in pairs.
+template <class T>
+constexpr int paired_rows = std::is_same_v<T, bf16> ? 2 : 1;
+
 // A strip of a panel.
 template <class T>
 struct PanelStrip {
-    static constexpr int rows = std::is_same_v<T, bf16> ? 2 : 1;
+    static constexpr int rows = in_pairs<T> ? 2 : paired_rows<T>;
     const T* row;
     int column;
+    i64 k;  // rows that it has
 
     PanelStrip share(i64, i64, i64) const { return *this; }
     TKG_INLINE void load(i64 i, int e, Vec* b) const {
         load_strip(row + i * panel_n, column, e, b);
     }
-    TKG_INLINE void load(i64 i, Pairs* b) const { load_strip(row + i * panel_n, column, b); }
+    TKG_INLINE void load(i64 i, Pairs* b) const {
+        const T* p = row + i * panel_n;
+        if constexpr (paired_rows<T> == 2)
+            load_strip(p, column, b);
+        else
+            load_strip(p, i + 1 < k ? p + panel_n : nullptr, b);
+    }
 };
 
 // The same, asking for what comes next in memory. One group of rows of x reads a stream; several
@@ -79,16 +90,16 @@ inline void panel_task(const GemmPlan& plan, i64 task, const Operand<T>* x, cons
                        float* partial) {
     const i64 panel = task / plan.chunks, chunk = task % plan.chunks;
     const i64 first = chunk * plan.chunk_k, end = plan.chunk_end(chunk);
-    const i64 panel_rows = round_up(plan.k, PanelStrip<T>::rows);
+    const i64 panel_rows = round_up(plan.k, paired_rows<T>);
     float* sums = partial + plan.partial_index(chunk, 0, panel * panel_n);
     for (i64 k = first; k < end; k += block_rows<T>) {
         GemmBlock<Operand<T>> block{x + plan.operand_index(0, k), plan.m,
                                     min_of(block_rows<T>, end - k), k == first, sums};
         const T* rows = panels + (panel * panel_rows + k) * panel_n;
-        block.run(PanelStripAhead<T>{{rows, 0}});
+        block.run(PanelStripAhead<T>{{rows, 0, block.k}});
         for (int column = strip_n; column < panel_n; column += static_cast<int>(strip_n)) {
             block.sums = sums + column;
-            block.run(PanelStrip<T>{rows, column});
+            block.run(PanelStrip<T>{rows, column, block.k});
         }
     }
 }

@@ -30,7 +30,7 @@ struct NextBlock {
 // A strip where it lies; of one that is not Full, `columns` count and the others are 0.
 template <bool Full, class T>
 struct PlainStrip {
-    static constexpr int rows = std::is_same_v<Operand<T>, bf16> ? 2 : 1;
+    static constexpr int rows = terms<T>;
     const T* w;
     i64 ldw, columns;
     i64 k;  // rows that it has
@@ -46,9 +46,16 @@ struct PlainStrip {
         }
     }
     void load(i64 i, Pairs* b) const {
+        const T* p = w + i * ldw;
+        const bool both = i + 1 < k;
+        if (Full && both) {
+            for (int v = 0; v < strip_vecs; v += 2)
+                load_rows(p + v * lanes, p + ldw + v * lanes, b + v);
+            return;
+        }
         for (int v = 0; v < strip_vecs; ++v) {
-            const T* p = w + i * ldw + v * lanes;
-            b[v] = load_rows(p, i + 1 < k ? p + ldw : nullptr, valid(v));
+            const T* at = p + v * lanes;
+            b[v] = pairs_of(load_n(at, valid(v)), both ? load_n(at + ldw, valid(v)) : zero());
         }
     }
 };
@@ -78,13 +85,13 @@ template <bool Full, class T>
 inline void plain_strip(const GemmBlock<Operand<T>>& block, const PlainStrip<Full, T>& strip,
                         const NextBlock<T>& next) {
     if constexpr (is_fp8<T>) {
-        alignas(64) f16 half[block_k * part] = {};
+        alignas(64) WideFp8 wide[block_k * part] = {};
         const int columns = static_cast<int>(strip.columns);
         for (i64 i = 0; i < block.k; ++i) {
             next.fetch(i);
-            fp8_to_half(strip.w + i * strip.ldw, columns, half + i * part);
+            widen_row(strip.w + i * strip.ldw, columns, wide + i * part);
         }
-        const PlainStrip<true, f16> widened{half, part, strip_n, block.k};
+        const PlainStrip<true, WideFp8> widened{wide, part, strip_n, block.k};
         block.run(widened);
     } else {
         block.run(PlainStripAhead<Full, T>{strip, next});

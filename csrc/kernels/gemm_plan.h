@@ -12,8 +12,8 @@
 // depend on the number of threads. How often a chain passes through memory on the way changes no
 // bit.
 //
-// Where a processor has units for bfloat16 that are used (avx512_bf16), x is rounded to bfloat16
-// for weights of that type, and a step of a chain is a pair of k: a product of pairs is added.
+// Where products are taken in pairs (support.h), x is rounded to bfloat16, and a step of a chain is
+// a pair of k: a product of pairs is added.
 //
 // FP8 weights take part as 2^-8 of their value, which float16 holds; `gemm_finish` puts it right.
 #pragma once
@@ -46,8 +46,7 @@ struct GemmPlan {
 
 inline GemmPlan plan_gemm(i64 m, const Linear& linear, int threads) {
     const i64 k = linear.in, n = linear.out;
-    const bool in_pairs = multiplies_bf16 && linear.dtype == DType::bfloat16;
-    GemmPlan plan{m, k, n, 0, 0, part, 0, in_pairs};
+    GemmPlan plan{m, k, n, 0, 0, part, 0, in_pairs_of(linear.dtype)};
     const i64 most = n < narrow_n ? max_narrow_chunks : max_chunks;
     plan.chunk_k = max_of(min_chunk_k, round_up(ceil_div(k, most), part));
     plan.chunks = max_of(1, ceil_div(k, plan.chunk_k));
@@ -58,22 +57,6 @@ inline GemmPlan plan_gemm(i64 m, const Linear& linear, int threads) {
     }
     plan.ranges = ceil_div(n, plan.range_n);
     return plan;
-}
-
-// The type that x has in the product with weights of a type.
-template <class T>
-using Operand = std::conditional_t<multiplies_bf16 && std::is_same_v<T, bf16>, bf16, float>;
-
-inline void put_values(const float* x, i64 n, float* to) {
-    __builtin_memcpy(to, x, static_cast<std::size_t>(n) * sizeof(float));
-}
-template <class X>
-    requires std::is_same_v<X, bf16>
-inline void put_values(const float* x, i64 n, X* to) {
-    for (i64 i = 0; i < n; i += lanes) {
-        const int valid = valid_lanes(i, n);
-        store_n(to + i, load_n(x + i, valid), valid);
-    }
 }
 
 template <class X>

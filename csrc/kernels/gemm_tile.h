@@ -35,8 +35,8 @@ TKG_INLINE void multiply(const X* x, Source& source, i64 begin, i64 i, Vec (&c)[
     Pairs b[strip_vecs];
     source.load(begin + i, b);
     for (int m = 0; m < MR; ++m) {
-        const auto a = set1_pair(x + m * part + i);
-        for (int v = 0; v < strip_vecs; ++v) c[m][v] = dot(a, b[v], c[m][v]);
+        const auto a = spread(x + m * part + i);
+        for (int v = 0; v < strip_vecs; ++v) c[m][v] = fma(a, b[v], c[m][v]);
     }
 }
 

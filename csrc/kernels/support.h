@@ -93,6 +93,34 @@ template <class T>
 constexpr bool is_fp8 = sizeof(T) == 1;
 constexpr float fp8_half_scale = 256.0f;
 
+// Where a processor has units for bfloat16 that are used (avx512_bf16), products with values of
+// this type, or of FP8, take both factors in bfloat16, two neighbours of a sum at a time.
+template <class T>
+constexpr bool in_pairs = multiplies_bf16 && (std::is_same_v<T, bf16> || is_fp8<T>);
+inline bool in_pairs_of(DType dtype) {
+    return multiplies_bf16 && (dtype == DType::bfloat16 || size_of(dtype) == 1);
+}
+
+// What the other factor is rounded to; as many of both as one multiply-add takes, and what of.
+template <class T>
+using Operand = std::conditional_t<in_pairs<T>, bf16, float>;
+template <class T>
+using Factors = std::conditional_t<in_pairs<T>, Pairs, Vec>;
+template <class T>
+constexpr int terms = in_pairs<T> ? 2 : 1;  // of a sum, that one lane adds
+
+inline void put_values(const float* x, i64 n, float* to) {
+    __builtin_memcpy(to, x, static_cast<std::size_t>(n) * sizeof(float));
+}
+template <class X>
+    requires std::is_same_v<X, bf16>
+inline void put_values(const float* x, i64 n, X* to) {
+    for (i64 i = 0; i < n; i += lanes) {
+        const int valid = static_cast<int>(min_of(lanes, n - i));
+        store_n(to + i, load_n(x + i, valid), valid);
+    }
+}
+
 // Ask for the cache lines of `bytes` bytes. GCC takes a function that only prefetches for one
 // without effect and drops calls to it, unless they are inlined before it looks.
 #define TKG_INLINE [[gnu::always_inline]] inline

@@ -153,13 +153,24 @@ struct Pairs {
 };
 constexpr bool multiplies_bf16 = true;
 
-inline Pairs set1_pair(const bf16* p) {
+// The order in which 16 columns of two rows of 32 are taken for pairs.
+struct PairOrder {
+    alignas(64) std::uint16_t from[32];
+};
+constexpr PairOrder pair_order(int column) {
+    PairOrder order{};
+    for (int i = 0; i < 32; ++i)
+        order.from[i] = static_cast<std::uint16_t>(column + i / 2 + i % 2 * 32);
+    return order;
+}
+
+inline Pairs spread(const bf16* p) {
     int pair;
     __builtin_memcpy(&pair, p, sizeof pair);
     return {_mm512_set1_epi32(pair)};
 }
 // c[i] + a[i][0] * b[i][0] + a[i][1] * b[i][1]
-inline Vec dot(Pairs a, Pairs b, Vec c) {
+inline Vec fma(Pairs a, Pairs b, Vec c) {
     return {
         _mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
 }
@@ -167,14 +178,24 @@ inline Vec dot(Pairs a, Pairs b, Vec c) {
 inline void load_strip(const bf16* rows, int, Pairs* b) {
     for (int v = 0; v < 4; ++v) b[v] = {_mm512_loadu_si512(rows + 2 * v * lanes)};
 }
-// n columns of two rows; the second may be missing.
-inline Pairs load_rows(const bf16* first_row, const bf16* second_row, int n) {
-    const __m256i even = _mm256_maskz_loadu_epi16(first(n), first_row);
-    const __m256i odd =
-        second_row ? _mm256_maskz_loadu_epi16(first(n), second_row) : _mm256_setzero_si256();
-    return {_mm512_or_si512(_mm512_cvtepu16_epi32(even),
-                            _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16))};
+// Values that bfloat16 has, in pairs: each of `even` and its neighbour of `odd`.
+inline Pairs pairs_of(Vec even, Vec odd) {
+    const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(even.v), 16);
+    return {_mm512_or_si512(low, _mm512_castps_si512(odd.v))};
 }
+// Neighbours of a row; n <= 32 values.
+inline Pairs load_pairs(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline Pairs load_pairs_n(const bf16* p, int n) {
+    return {_mm512_maskz_loadu_epi16(static_cast<__mmask32>((1ull << n) - 1), p)};
+}
+// 32 columns of two rows.
+inline void load_rows(const bf16* first_row, const bf16* second_row, Pairs* to) {
+    const __m512i a = _mm512_loadu_si512(first_row), b = _mm512_loadu_si512(second_row);
+    static constexpr PairOrder low = pair_order(0), high = pair_order(16);
+    to[0] = {_mm512_permutex2var_epi16(a, _mm512_load_si512(low.from), b)};
+    to[1] = {_mm512_permutex2var_epi16(a, _mm512_load_si512(high.from), b)};
+}
+inline void widen_words(const std::uint32_t* p, bf16, Pairs* b) { b[0] = load_pairs(p); }
 // n values, rounded.
 inline void store_n(bf16* p, Vec a, int n) {
     _mm256_mask_storeu_epi16(p, first(n), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v)));

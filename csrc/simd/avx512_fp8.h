@@ -173,6 +173,50 @@ inline void load_strip(const T* row, int, int, Vec* b) {
     static_assert(sizeof(T) == 1);
     look_up(row, panel_order, b);
 }
+
+#if defined(TKG_ISA_AVX512_BF16)
+// The order of words that unpacking two rows turns into pairs of columns in order.
+template <class Place>
+constexpr ByteOrder order_of_rows(Place place) {
+    return order_of_words([&](int word) {
+        return place(word / 32 * 32 + word % 8 / 4 * 16 + word % 32 / 8 * 4 + word % 4);
+    });
+}
+constexpr ByteOrder row_order = order_of_rows([](int i) { return i; });
+constexpr ByteOrder panel_row_order = order_of_rows(place_of_pair);
+
+// 64 columns of two rows.
+template <class T>
+inline void look_up(__m512i first_row, __m512i second_row, const ByteOrder& order, Pairs* to) {
+    __m512i a[2], b[2];
+    look_up<T>(first_row, order, a);
+    look_up<T>(second_row, order, b);
+    for (int i = 0; i < 2; ++i) {
+        to[2 * i] = {_mm512_unpacklo_epi16(a[i], b[i])};
+        to[2 * i + 1] = {_mm512_unpackhi_epi16(a[i], b[i])};
+    }
+}
+template <class T>
+    requires(sizeof(T) == 1)
+inline void load_rows(const T* first_row, const T* second_row, Pairs* to) {
+    look_up<T>(_mm512_loadu_si512(first_row), _mm512_loadu_si512(second_row), row_order, to);
+}
+// The 64 columns of two rows of a panel; the second may be missing.
+template <class T>
+    requires(sizeof(T) == 1)
+inline void load_strip(const T* first_row, const T* second_row, Pairs* to) {
+    const __m512i second = second_row ? _mm512_loadu_si512(second_row) : _mm512_setzero_si512();
+    look_up<T>(_mm512_loadu_si512(first_row), second, panel_row_order, to);
+}
+// 64 neighbours of a row.
+template <class T>
+inline void widen_64(const T* p, Pairs* to) {
+    __m512i words[2];
+    look_up<T>(_mm512_loadu_si512(p), word_order, words);
+    to[0] = {words[0]};
+    to[1] = {words[1]};
+}
+#endif
 #else
 // A byte in the upper half of 16 bits, shifted right by one with its sign: float16 but for bit 14.
 inline __m512i half_of_high_bytes(__m512i x) {

@@ -31,6 +31,8 @@ constexpr bool multiplies_bf16 = false;  // no units for it, or they are not use
 struct Pairs {};
 #endif
 
+inline Vec spread(const float* p) { return set1(*p); }
+
 // exp(x) for x <= 0, within 2 units in the last place; 0 below -87.3 (the smallest normal
 // float32), -inf included. x = n ln 2 + r, exp(x) = 2^n exp(r), exp(r) by its Taylor series to
 // degree 7 on |r| <= ln(2) / 2 (remainder below 2^-27).

@@ -19,8 +19,6 @@ from tkg.testing.case import Case
 HERE = Path(__file__).parent
 ISAS = ("baseline", "avx2", "avx512", "avx512_vbmi", "avx512_bf16", "neon")
 
-ROW = tkg.QuantizationType.ROW
-
 pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")
 
 
@@ -85,14 +83,42 @@ def test_tables_of_fp8_give_the_bits_of_arithmetic(dtype: str, d_head: int, grou
         out="ROW",
         static_format=dtype,
     )
-    call, in_use, bits = case.inputs(0), core.isa(), []
+    assert bits_on("avx512", case) == bits_on("avx512_vbmi", case)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", *FP8])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_units_for_bfloat16_are_for_hidden_states_of_it(dtype: str, stored: str) -> None:
+    """Whatever the weights and the cache are; with other hidden states nothing is rounded."""
+    if "avx512_bf16" not in cpu.core().runnable_isas().split():
+        pytest.skip("this CPU has no AVX512-BF16")
+    scaled = "ROW" if stored in FP8 else "NONE"
+    case = Case(
+        name="units",
+        lengths=(300, 7),
+        capacity=320,
+        d_head=64,
+        dtype=dtype,
+        weight_dtype="bfloat16",
+        out_dtype="bfloat16",
+        cache_dtype=stored,
+        qkv=scaled,
+        out=scaled,
+        static_format=stored if stored in FP8 else "float8_e4m3",
+    )
+    same = bits_on("avx512_bf16", case) == bits_on("avx512_vbmi", case)
+    assert same == (dtype != "bfloat16")
+
+
+def bits_on(isa: str, case: Case) -> list[bytes]:
+    """Of what the block and its prepared QKV projection give."""
+    core, call = cpu.core(), case.inputs(0)
+    in_use = core.isa()
     try:
-        for isa in ("avx512", "avx512_vbmi"):
-            core.set_isa(isa)
-            bits.append([once.tobytes() for once in (*outputs(call), in_panels(call))])
+        core.set_isa(isa)
+        return [once.tobytes() for once in (*outputs(call), in_panels(call))]
     finally:
         core.set_isa(in_use)
-    assert bits[0] == bits[1]
 
 
 def outputs(call: Call) -> tuple[np.ndarray, ...]:
@@ -102,6 +128,7 @@ def outputs(call: Call) -> tuple[np.ndarray, ...]:
 
 def in_panels(call: Call) -> np.ndarray:
     """The QKV projection alone, prepared."""
-    scale = call["weight_dequant_scale_qkv"]
-    linear = tkg.Linear(call["W_qkv"], quantization=ROW, weight_scale=scale)
+    scale = call.get("weight_dequant_scale_qkv")
+    how = tkg.QuantizationType.NONE if scale is None else tkg.QuantizationType.ROW
+    linear = tkg.Linear(call["W_qkv"], quantization=how, weight_scale=scale)
     return tkg.Projection(linear, backend="cpu")(call["X"])

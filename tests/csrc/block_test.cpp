@@ -276,10 +276,12 @@ Linear as_panels(const Linear& plain, std::vector<unsigned char>& storage) {
     return linear;
 }
 
-// Whether a variant rounds x to bfloat16 before the product. Each term is then off by up to 2^-9 of
-// itself, at random: 6 * 2^-9 / sqrt(3) = 7e-3 of a sum of size 1 is six standard deviations.
-bool rounds_operand(const char* isa, const Linear& linear) {
-    return std::strcmp(isa, "avx512_bf16") == 0 && linear.dtype == DType::bfloat16;
+// Whether a variant rounds the other factor of products with a type to bfloat16. Each term is then
+// off by up to 2^-9 of itself, at random: 6 * 2^-9 / sqrt(3) = 7e-3 of a sum of size 1 is six
+// standard deviations.
+bool rounds_operand(const char* isa, DType dtype) {
+    return std::strcmp(isa, "avx512_bf16") == 0 &&
+           (dtype == DType::bfloat16 || size_of(dtype) == 1);
 }
 
 void check_block(const char* isa) {
@@ -338,12 +340,13 @@ void check_block(const char* isa) {
         worst =
             std::fmax(worst, std::isnan(out[i]) ? INFINITY : std::fabs(out[i] - expected.out[i]));
     // Sums of at most a few hundred terms of size 1, through three stages.
-    const bool rounds = rounds_operand(isa, layer.qkv) || rounds_operand(isa, layer.out);
+    const bool rounds = rounds_operand(isa, layer.qkv.dtype) ||
+                        rounds_operand(isa, layer.out.dtype) || rounds_operand(isa, c.cache_type);
     CHECK(worst < (rounds ? 2e-2 : 2e-5), "%s %s: off by %g", isa, c.text().c_str(), worst);
     for (i64 i = 0; i < new_size; ++i) {
         const double half_step = std::fabs(expected.k[i]) / (size_of(c.cache_type) == 1 ? 16 : 256);
         const double error = std::fabs(k_new.get(i) - expected.k[i]);
-        CHECK(error <= half_step + (rounds_operand(isa, layer.qkv) ? 1e-2 : 1e-3),
+        CHECK(error <= half_step + (rounds_operand(isa, layer.qkv.dtype) ? 1e-2 : 1e-3),
               "%s k_new[%lld] off by %g", isa, (long long)i, error);
     }
     // Every slot holds what it held before, or the token that was to go there.
@@ -396,10 +399,11 @@ void check_projection(const char* isa) {
     variant().output_projection(call, team, workspace);
     CHECK(result.bytes == from_plain, "%s projection %lldx%lld: other bits from panels", isa,
           (long long)in, (long long)out);
-    const double step = rounds_operand(isa, call.linear) ? 1.5e-2  // 7e-3, and bfloat16 results
-                        : x.dtype == DType::float32      ? 1e-5
-                        : x.dtype == DType::float16      ? 1e-3
-                                                         : 8e-3;
+    const double step = rounds_operand(isa, call.linear.dtype)
+                            ? 1.5e-2  // 7e-3, and bfloat16 results
+                        : x.dtype == DType::float32 ? 1e-5
+                        : x.dtype == DType::float16 ? 1e-3
+                                                    : 8e-3;
     for (i64 m = 0; m < rows; ++m)
         for (i64 n = 0; n < out; ++n) {
             double expected = 0;

@@ -218,37 +218,97 @@ void check_strips(const char* name, DType dtype) {
 }
 
 #if defined(TKG_ISA_AVX512_BF16)
-// Products of pairs, from a panel and from plain rows, with the second row missing too.
-void check_pairs() {
-    bf16 rows[2][lanes], x[2], panel[2 * panel_columns];
-    for (int i = 0; i < 2; ++i) from_float(i ? -5.0f : 3.0f, x + i);
-    for (int j = 0; j < lanes; ++j) {
-        from_float(static_cast<float>(j + 1), &rows[0][j]);
-        from_float(static_cast<float>(40 - j), &rows[1][j]);
-        panel[2 * j] = rows[0][j];
-        panel[2 * j + 1] = rows[1][j];
-    }
-    for (int n = 1; n <= lanes; ++n)
-        for (const bool both : {true, false}) {
-            float got[lanes];
-            store(got, dot(set1_pair(x), load_rows(rows[0], both ? rows[1] : nullptr, n), set1(1)));
-            for (int j = 0; j < lanes; ++j) {
-                const float sum = 3.0f * to_float(rows[0][j]) - 5.0f * to_float(rows[1][j]);
-                const float first = 3.0f * to_float(rows[0][j]);
-                CHECK(got[j] == 1.0f + (j < n ? both ? sum : first : 0.0f), "pair %d of %d", j, n);
-            }
-        }
-    for (int j = 2 * lanes; j < 2 * panel_columns; ++j) panel[j] = panel[0];
-    Pairs b[4];
-    load_strip(panel, 0, b);
+// Products of pairs with (3, -5): lane i must have 3 a(i) - 5 b(i).
+template <class A, class B>
+void check_products(const char* what, Pairs pairs, int n, A a, B b) {
+    bf16 x[2];
+    from_float(3.0f, x);
+    from_float(-5.0f, x + 1);
     float got[lanes];
-    store(got, dot(set1_pair(x), b[0], zero()));
-    for (int j = 0; j < lanes; ++j)
-        CHECK(got[j] == 3.0f * to_float(rows[0][j]) - 5.0f * to_float(rows[1][j]), "strip %d", j);
+    store(got, fma(spread(x), pairs, set1(1)));
+    for (int i = 0; i < lanes; ++i)
+        CHECK(got[i] == 1.0f + (i < n ? 3.0f * a(i) - 5.0f * b(i) : 0.0f), "%s %d of %d", what, i,
+              n);
+}
+
+// A function of i: factor * values[first + step * i].
+template <class T>
+auto element(const std::vector<T>& values, int first, int step, float factor = 1.0f) {
+    return [&values, first, step, factor](int i) {
+        return factor * to_float(values[static_cast<std::size_t>(first + step * i)]);
+    };
+}
+
+// `count` values that FP8 and bfloat16 have, in a buffer of their size.
+template <class T>
+std::vector<T> some_values(int count, int seed) {
+    std::vector<T> values(static_cast<std::size_t>(count));
+    for (int j = 0; j < count; ++j)
+        from_float(static_cast<float>((j * 7 + seed) % 29 - 14),
+                   &values[static_cast<std::size_t>(j)]);
+    return values;
+}
+
+void check_pairs() {
+    for (int n = 1; n <= lanes; ++n) {
+        const auto a = some_values<bf16>(n, 1), b = some_values<bf16>(n, 2);
+        const Pairs pairs = pairs_of(load_n(a.data(), n), load_n(b.data(), n));
+        check_products("pairs_of", pairs, n, element(a, 0, 1), element(b, 0, 1));
+        const Pairs single = pairs_of(load_n(a.data(), n), zero());
+        check_products("a missing partner", single, n, element(a, 0, 1), [](int) { return 0.0f; });
+        const auto row = some_values<bf16>(2 * n, 3);
+        check_products("load_pairs_n", load_pairs_n(row.data(), 2 * n), n, element(row, 0, 2),
+                       element(row, 1, 2));
+    }
+    const auto panel = some_values<bf16>(2 * panel_columns, 4);
+    Pairs strip[4];
+    load_strip(panel.data(), 0, strip);
+    for (int v = 0; v < 4; ++v)
+        check_products("a panel's strip", strip[v], lanes, element(panel, 2 * v * lanes, 2),
+                       element(panel, 2 * v * lanes + 1, 2));
     for (int n = 0; n <= lanes; ++n) {  // to nearest even, and nothing behind n
         std::vector<bf16> to(static_cast<std::size_t>(n));
         store_n(to.data(), set1(1.0f + 1.5f / 128), n);
         for (const bf16& value : to) CHECK(value.bits == 0x3f82, "store_n %d", n);
+    }
+}
+
+// Two rows of bfloat16 or FP8 beside each other, columns in order; FP8 as 2^-8 of the value.
+template <class T>
+void check_rows_of_pairs(const char* name) {
+    constexpr int columns = sizeof(T) == 1 ? 64 : 32;
+    constexpr float factor = sizeof(T) == 1 ? 1.0f / 256 : 1.0f;
+    const auto a = some_values<T>(columns, 1), b = some_values<T>(columns, 2);
+    Pairs pairs[columns / lanes];
+    load_rows(a.data(), b.data(), pairs);
+    for (int v = 0; v < columns / lanes; ++v)
+        check_products(name, pairs[v], lanes, element(a, v * lanes, 1, factor),
+                       element(b, v * lanes, 1, factor));
+}
+
+// FP8: neighbours of a row, and the rows of a panel, the second of which may be missing.
+template <class T>
+void check_fp8_pairs(const char* name, DType dtype) {
+    const auto row = some_values<T>(64, 5);
+    Pairs wide[2], strip[4];
+    widen_64(row.data(), wide);
+    constexpr float factor = 1.0f / 256;
+    for (int v = 0; v < 2; ++v)
+        check_products(name, wide[v], lanes, element(row, v * 32, 2, factor),
+                       element(row, v * 32 + 1, 2, factor));
+    const auto plain = some_values<T>(2 * panel_columns, 7);
+    T panel[2 * panel_columns];
+    Linear matrix;
+    matrix.weight = reinterpret_cast<Address>(plain.data());
+    matrix.dtype = dtype;
+    matrix.in = 2;
+    matrix.out = matrix.row_stride = panel_columns;
+    pack_panels(matrix, reinterpret_cast<Address>(panel));
+    for (const bool both : {true, false}) {
+        load_strip(panel, both ? panel + panel_columns : nullptr, strip);
+        for (int v = 0; v < 4; ++v)
+            check_products(name, strip[v], lanes, element(plain, v * lanes, 1, factor),
+                           element(plain, panel_columns + v * lanes, 1, both ? factor : 0.0f));
     }
 }
 #endif
@@ -333,6 +393,11 @@ int main() {
     check_strips<e4m3fn>("float8_e4m3fn", DType::float8_e4m3fn);
 #if defined(TKG_ISA_AVX512_BF16)
     check_pairs();
+    check_rows_of_pairs<bf16>("rows of bfloat16");
+    check_rows_of_pairs<e4m3>("rows of e4m3");
+    check_rows_of_pairs<e4m3fn>("rows of e4m3fn");
+    check_fp8_pairs<e4m3>("e4m3 in pairs", DType::float8_e4m3);
+    check_fp8_pairs<e4m3fn>("e4m3fn in pairs", DType::float8_e4m3fn);
 #endif
     check_turned<float>("float32");
     check_turned<f16>("float16");

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,8 @@ from tkg.testing.bounds import Bounds
 from tkg.testing.budgets import Check, check_block, compare, layout
 from tkg.testing.case import Case
 from tkg.testing.cases import CASES
-from tkg.testing.eager import Eager
-from tkg.testing.problem import Weights, of_call
+from tkg.testing.eager import Eager, joined
+from tkg.testing.problem import Problem, Weights, of_call
 from tkg.testing.rounding import error_before_rounding, round_to
 
 SOME = [case for case in CASES if "ci" in case.tags and case.hidden < 4096]
@@ -85,33 +87,63 @@ def test_same_dtype_budgets_take_eager_code_and_little_more(dtype: str) -> None:
     assert not checks(10.0, "same dtype").ok
 
 
-class Narrow(Eager):
-    """Float64, but x is rounded to a dtype before each product."""
+PRODUCTS = ("projections", "scores", "values")
 
-    def __init__(self, dtype: str) -> None:
+
+class Narrow(Eager):
+    """Float64, but what weights, keys or values are multiplied by is rounded to a dtype.
+
+    Args:
+        dtype: of the factors.
+        products: some of `PRODUCTS`; only these.
+    """
+
+    def __init__(self, dtype: str, products: tuple[str, ...]) -> None:
         super().__init__(None, np.float64)
-        self._narrow = dtype
+        self._narrow, self._products = dtype, products
+
+    def _factor(self, x: np.ndarray, product: str) -> np.ndarray:
+        return round_to(x, self._narrow).astype(np.float64) if product in self._products else x
 
     def linear(self, x: np.ndarray, weights: Weights) -> np.ndarray:
-        return super().linear(round_to(x, self._narrow).astype(np.float64), weights)
+        return super().linear(self._factor(x, "projections"), weights)
+
+    def attend(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, problem: Problem) -> np.ndarray:
+        group = problem.heads[0] // problem.heads[1]
+        keys, values = joined(problem.k_cache, k, group), joined(problem.v_cache, v, group)
+        queries = self._factor(q.transpose(0, 2, 1, 3) * problem.scale, "scores")
+        scores = np.where(problem.visible, queries @ keys.swapaxes(2, 3), -np.inf)
+        weights = self._factor(np.exp(scores - scores.max(-1, keepdims=True)), "values")
+        return (weights @ values / weights.sum(-1, keepdims=True)).transpose(0, 2, 1, 3)
 
 
-@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
-def test_budgets_of_rounded_operands_take_these_roundings_of_these_products(weights: str) -> None:
-    case = Case(name="operands", dtype=weights, kv_heads=2, tokens=3, bias_qkv=True)
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("stored", ["bfloat16", "float8_e4m3", "float16"])
+def test_budgets_of_rounded_operands_take_these_roundings_of_these_products(
+    stored: str, dtype: str, product: str
+) -> None:
+    """Of products with bfloat16 or FP8, where X is bfloat16; not of others, and no wider ones."""
+    case = Case(name="operands", dtype=dtype, cache_dtype=stored, kv_heads=2, tokens=3)
+    if stored == "float8_e4m3":
+        case = replace(case, qkv="ROW", out="ROW")
+    else:
+        case = replace(case, weight_dtype=stored, out_dtype=stored)
     call = case.inputs()
     problem = of_call(call)
     true = pipeline.run(problem, Bounds())
 
-    def checks(operands: str, computes: budgets.Computes) -> Check:
-        got = pipeline.run(problem, Narrow(operands))
+    def checks(operands: str, computes: budgets.Computes, *products: str) -> Check:
+        got = pipeline.run(problem, Narrow(operands, products))
         allowed = budgets._allowed(call, computes)
         return compare("out", np.abs(got.out - true.out.value), allowed.out)
 
-    assert checks("float32", "float32").ok
-    assert not checks("bfloat16", "float32").ok
-    assert checks("bfloat16", "bfloat16 operands").ok == (weights == "bfloat16")
-    assert not checks("float8_e4m3", "bfloat16 operands").ok
+    assert checks("float32", "float32", *PRODUCTS).ok
+    assert not checks("bfloat16", "float32", product).ok
+    taken = dtype == "bfloat16" and stored != "float16"
+    assert checks("bfloat16", "bfloat16 operands", product).ok == taken
+    assert checks("bfloat16", "bfloat16 operands", *PRODUCTS).ok == taken
+    assert not checks("float8_e4m3", "bfloat16 operands", *PRODUCTS).ok
 
 
 def test_a_cached_value_may_differ_only_next_to_a_tie() -> None:

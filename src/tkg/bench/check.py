@@ -51,7 +51,7 @@ class Expected:
         self.truth = block_truth(call)
         self.dtype = call["X"].dtype.name
         problem = of_call(call)
-        bounds = _BoundsByHead(rounded_operands(computes))
+        bounds = _BoundsByHead(rounded_operands(computes, problem.dtype))
         true = pipeline.run(problem, bounds)
         out, k, v = true.out, true.k_raw, true.v_raw
         if computes == "same dtype":

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tkg.contract.dtypes import FP8
 from tkg.testing.eager import grid, joined, pairs, shift
 from tkg.testing.problem import Problem, Weights
 from tkg.testing.rounding import unit_roundoff
@@ -65,7 +66,7 @@ def sum_error(length: int, total: np.ndarray, terms: np.ndarray) -> np.ndarray:
     return 2.0 * U * np.sqrt(length) * (np.abs(total) + terms)
 
 
-def _quadrature(*errors: np.ndarray) -> np.ndarray:
+def _quadrature(*errors: np.ndarray | float) -> np.ndarray:
     return np.sqrt(sum(np.square(e) for e in errors))
 
 
@@ -73,11 +74,26 @@ class Bounds:
     """Arithmetic on `Bounded` values.
 
     Args:
-        operands: x is rounded to this dtype in a product with weights of it; `None`: never.
+        operands: in products with values of this dtype, or of FP8, the other factor is rounded to
+            it; `None`: never.
     """
 
     def __init__(self, operands: str | None = None) -> None:
         self._operands = operands
+
+    def _rounding(self, dtype: str) -> float:
+        """Relative error of what is multiplied by values of a dtype.
+
+        Six standard deviations of a number that is uniform in +-u.
+        """
+        if self._operands is None or dtype not in (self._operands, *FP8):
+            return 0.0
+        return 6 / np.sqrt(3) * unit_roundoff(self._operands)
+
+    def _operand(self, x: Bounded, dtype: str) -> Bounded:
+        """x as it is multiplied by values of a dtype."""
+        rounding = self._rounding(dtype) * (np.abs(x.value) + x.total)
+        return x._replace(error=_quadrature(x.error, rounding))
 
     def enter(self, x: np.ndarray) -> Bounded:
         return exact(x)
@@ -103,10 +119,8 @@ class Bounds:
         if weights.step is not None:
             z, error, jump = (t / weights.step for t in x)
             x = self.stored(Bounded(z, _quadrature(error, FEW * z), jump), "float8_e4m3")
-        elif self._operands is not None and weights.dtype == self._operands:
-            # Six standard deviations of a number that is uniform in +-u |x|.
-            rounding = 6 / np.sqrt(3) * unit_roundoff(self._operands) * (np.abs(x.value) + x.total)
-            x = x._replace(error=_quadrature(x.error, rounding))
+        else:
+            x = self._operand(x, weights.dtype)
         squares = weights.weight**2
         y = x.value @ weights.weight
         terms = np.sqrt(x.value**2 @ squares)
@@ -149,7 +163,7 @@ class Bounds:
 
     def attend(self, q: Bounded, k: Bounded, v: Bounded, problem: Problem) -> Bounded:
         group = problem.heads[0] // problem.heads[1]
-        query = Bounded(*(t.transpose(0, 2, 1, 3) for t in q))
+        query = self._operand(Bounded(*(t.transpose(0, 2, 1, 3) for t in q)), problem.cache_dtype)
         nothing = np.zeros_like(problem.k_cache)
         keys, values = (
             Bounded(*map(joined, (old, nothing, nothing), new, (group,) * 3))
@@ -163,11 +177,12 @@ class Bounds:
         if problem.sink is not None:
             total = total + np.exp(problem.sink[:, None, None] - top)
         p = p / np.where(total > 0, total, 1)
-        # exp's own error, and that of its argument's rounding
+        # exp's own error, and that of its argument's rounding; what rounds p moves y as ds does
         size = np.where(problem.visible, 1 + np.abs(scores.value) + np.abs(top), 0.0)
+        of_p = self._rounding(problem.cache_dtype)
         y = p @ values.value
         error = _quadrature(
-            _moved(p * _quadrature(scores.error, FEW * size), values.value, y),
+            _moved(p * _quadrature(scores.error, FEW * size, of_p), values.value, y),
             np.sqrt(p**2 @ values.error**2),
             sum_error(p.shape[-1], y, np.sqrt(p**2 @ values.value**2)),
             FEW * y,

@@ -4,8 +4,9 @@ Truth is a float64 run. What a backend may add to it depends on how it computes:
 
 - "float32": the error bound of float32 arithmetic (see `bounds`), and nothing for the final
   rounding: the returned value must be what some number within the bound rounds to.
-- "bfloat16 operands": float32, but for x in a product with bfloat16 weights, which is rounded to
-  bfloat16. These roundings are random errors like those of float32, and larger.
+- "bfloat16 operands": float32, but where X is bfloat16 both factors of a product with bfloat16 or
+  FP8 weights, keys or values are bfloat16: the normalised X, the queries, the softmax weights and
+  the attention output are rounded to it. These are random errors like those of float32, and larger.
 - "same dtype": intermediates may be rounded to X's dtype. The budget of a token is then the largest
   error that eager code of that dtype has in the same token, twice, plus the float32 bound.
 
@@ -64,9 +65,9 @@ class Check:
         return self.used <= 1.0
 
 
-def rounded_operands(computes: Computes) -> str | None:
-    """What `Bounds` has to know of how a backend computes."""
-    return "bfloat16" if computes == "bfloat16 operands" else None
+def rounded_operands(computes: Computes, dtype: str) -> str | None:
+    """What `Bounds` has to know of how a backend computes where X has a dtype."""
+    return dtype if computes == "bfloat16 operands" and dtype == "bfloat16" else None
 
 
 def check_block(
@@ -106,8 +107,8 @@ def check_projection(
     attention = np.asarray(call["attention"]).astype(np.float64)
     x = attention.transpose(1, 3, 2, 0).reshape(-1, call["weight"].shape[0])
     weights = _projection_weights(call)
-    allowed = Bounds(rounded_operands(computes)).linear(exact(x), weights)
     dtype = call["attention"].dtype.name
+    allowed = Bounds(rounded_operands(computes, dtype)).linear(exact(x), weights)
     budget = allowed.total
     if computes == "same dtype":
         budget = budget + _eager_error(Eager(dtype).linear(x.astype(np.float32), weights), allowed)
@@ -150,7 +151,7 @@ def _transposed(rows: np.ndarray, lnc: int) -> np.ndarray:
 def _allowed(call: Call, computes: Computes) -> pipeline.Stages:
     """Budgets of each array: of `out` before rounding, of K and V after it. Padded rows: 0."""
     problem = of_call(call)
-    bounds = Bounds(rounded_operands(computes))
+    bounds = Bounds(rounded_operands(computes, problem.dtype))
     true = pipeline.run(problem, bounds)
     budgets = [true.out.total]
     budgets += [bounds.stored(t, problem.cache_dtype).total for t in (true.k_raw, true.v_raw)]

@@ -1,8 +1,8 @@
 """The CPU backend: the Python side of the C++ core.
 
 The core picks its kernels for this CPU's instruction set when it is loaded; the environment
-variable `TKG_ISA` names another: `baseline`, `avx2`, `avx512`, `avx512_vbmi`, or `avx512_bf16`,
-which is never picked by itself, since it rounds the operands of products with bfloat16 weights. It
+variable `TKG_ISA` names another: `baseline`, `avx2`, `avx512`, `avx512_vbmi` or `avx512_bf16`. The
+last one rounds operands of products to bfloat16 where the hidden states are bfloat16. The core
 starts with one thread for each CPU that this process may use, or as many as `TKG_NUM_THREADS` or
 `OMP_NUM_THREADS` says.
 """
