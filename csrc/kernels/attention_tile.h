@@ -157,7 +157,7 @@ public:
     }
 
 private:
-    void begin_row() {
+    TKG_INLINE void begin_row() {
         if (left_ == 0) {
             next_ -= line_;  // asked for again and again: it is there
             line_ = 0;
