@@ -85,7 +85,9 @@ public:
         address = 0;
         if (!array.type().is(type_)) return false;
         if (array.is_none()) return true;
-        if (!TKG_ATTRIBUTE(array, "dtype").is(dtype_)) return false;
+        const nb::object dtype = TKG_ATTRIBUTE(array, "dtype");
+        // An array that was pickled has a dtype of its own, which equals NumPy's.
+        if (!dtype.is(dtype_) && !dtype.equal(dtype_)) return false;
         return numpy_ ? find_numpy(array, address, write) : find_torch(array, address);
     }
 

@@ -9,6 +9,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/repeat.h"
+#include "bindings/repeated_call.h"
 #include "core/calls.h"
 #include "core/machine.h"
 #include "core/panels.h"
@@ -129,6 +130,15 @@ nb::object run_step(const RepeatedStep& self, nb::handle x, nb::handle k, nb::ha
     return self.run({x, k, v, block_table, pos_ids, cos, sin, slots});
 }
 
+void repeated_call(RepeatedCall* self, const Layer& layer, const Step& step,
+                   const nb::dict& arguments, const nb::dict& widened, std::int64_t blocks,
+                   std::int64_t row_slots, Indices::Type positions_type, Indices::Type slots_type,
+                   nb::object make, nb::object wrap) {
+    new (self) RepeatedCall(layer, step, arguments, widened,
+                            {blocks, row_slots, positions_type, slots_type},
+                            Outputs(std::move(make), std::move(wrap)));
+}
+
 // [in, rows, 1, 1] or [D, B, N, S], out 0.
 Projection projection_of(const Linear& linear, const View& attention, DType x_dtype) {
     Projection call{linear,
@@ -221,6 +231,14 @@ NB_MODULE(_core, m) {
         .def("__call__", &run_step, nb::arg("x").none(), nb::arg("k"), nb::arg("v"),
              nb::arg("block_table").none(), nb::arg("pos_ids").none(), nb::arg("cos").none(),
              nb::arg("sin").none(), nb::arg("slots").none());
+    nb::class_<RepeatedCall>(m, "RepeatedCall")
+        .def("__init__", &repeated_call, nb::arg("layer"), nb::arg("step"), nb::arg("arguments"),
+             nb::arg("widened"), nb::arg("blocks"), nb::arg("row_slots"), nb::arg("positions_type"),
+             nb::arg("slots_type"), nb::arg("make"), nb::arg("wrap").none())
+        .def("__call__", &RepeatedCall::run, nb::arg("arguments"));
+    nb::list names;
+    for (const ArrayArgument& known : kArrayArguments) names.append(known.name);
+    m.attr("ARRAY_ARGUMENTS") = nb::tuple(names);
 
     nb::class_<RepeatedProjection>(m, "RepeatedProjection")
         .def("__init__", &repeated_projection, nb::arg("linear"), nb::arg("attention"),

@@ -46,6 +46,26 @@ private:
     nb::object make_, wrap_;
 };
 
+// Runs a step whose positions and slots are known. None, and nothing is done, if they, or the block
+// table, may break a rule (core/placement.h).
+inline nb::object run_placed(const Layer& layer, Step step, const StepTypes& types,
+                             Indices positions, Indices slots, const Outputs& outputs) {
+    const Placement placement(step, layer.window, types.blocks, types.row_slots, positions, slots);
+    if (!placement.legal()) return nb::none();
+    step.start = placement.start();
+    step.slots = placement.slots();
+    const std::int64_t bytes =
+        step.batch * step.tokens * layer.kv_heads * layer.d_head * size_of(step.cache_dtype);
+    const auto added =
+        std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(2 * bytes));
+    step.k_new = reinterpret_cast<Address>(added.get());
+    step.v_new = step.k_new + static_cast<Address>(bytes);
+    return outputs.of([&](Address out) {
+        step.out = out;
+        variant_for(step.x_dtype).attention_block(layer, step, team(), workspace());
+    });
+}
+
 // A step over a cache, to be taken again. What was checked of it holds for a step whose arrays have
 // the same forms and whose caches are the same memory. What depends on values, positions and the
 // block table, is looked at each time (core/placement.h).
@@ -73,21 +93,7 @@ public:
         if (!find(arrays, step) || !pos_ids_.find(arrays.pos_ids, positions.data) ||
             !slots_.find(arrays.slots, slots.data))
             return nb::none();
-        const Placement placement(step, layer_.window, types_.blocks, types_.row_slots, positions,
-                                  slots);
-        if (!placement.legal()) return nb::none();
-        step.start = placement.start();
-        step.slots = placement.slots();
-        const std::int64_t bytes =
-            step.batch * step.tokens * layer_.kv_heads * layer_.d_head * size_of(step.cache_dtype);
-        const auto added =
-            std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(2 * bytes));
-        step.k_new = reinterpret_cast<Address>(added.get());
-        step.v_new = step.k_new + static_cast<Address>(bytes);
-        return outputs_.of([&](Address out) {
-            step.out = out;
-            variant_for(step.x_dtype).attention_block(layer_, step, team(), workspace());
-        });
+        return run_placed(layer_, step, types_, positions, slots, outputs_);
     }
 
 private:

@@ -13,8 +13,11 @@ from tkg.contract.keywords import block_call
 from tkg.contract.output import caches
 from tkg.contract.projection import ProjectionCall, projection_call
 from tkg.contract.quantization import QuantizationType
+from tkg.contract.repeats import Calls, RepeatCall, no_repeat
 
 NONE = QuantizationType.NONE
+
+_CALLS = Calls()
 
 
 def attention_block_tkg(
@@ -135,7 +138,16 @@ def attention_block_tkg(
         ValueError, TypeError: the call is illegal; all broken rules, and nothing was written.
         Unsupported: legal, but not on the backend asked for; every reason.
     """
-    return run_block(block_call(locals()), backend)
+    arguments = locals()
+    alike = _CALLS.like(X, W_qkv, K_cache, sliding_window)
+    out = alike.repeat(arguments)
+    if out is not None:
+        return out, K_cache, V_cache
+    call = block_call(arguments)
+    outputs = run_block(call, backend)
+    if alike.count():
+        alike.repeat = _repeat(call, backend, arguments)
+    return outputs
 
 
 def output_projection_tkg(
@@ -202,6 +214,13 @@ def run_block(call: BlockCall, backend: str | None) -> tuple[Any, Any, Any]:
     """Run a validated block call; returns what `attention_block_tkg` returns."""
     output = registry.run(backend, call)
     return call.x.like(output.out), *caches(call, output)
+
+
+def _repeat(call: BlockCall, backend: str | None, arguments: dict[str, Any]) -> RepeatCall:
+    """The backend's function for calls like this one of `attention_block_tkg`."""
+    module = registry.load(registry.choose_for(backend, call.device))
+    make = getattr(module, "repeat_call", None)
+    return (make and make(call, arguments)) or no_repeat
 
 
 def run_projection(call: ProjectionCall, backend: str | None) -> Any:

@@ -10,9 +10,10 @@ and, where its arrays are not always on the device that the table names:
     device() -> str                                 where they are now
 and, where what it rounds on the way depends on the machine:
     computes() -> str                               see `tkg.testing.budgets`
-and both, or neither, where a step or projection like an earlier one costs less:
+and all three, or none, where a step, projection or call like an earlier one costs less:
     repeat(call, slots, shape) -> Repeat or None    see `tkg.contract.repeats`
     repeat_projection(call, x, shape) -> RepeatProjection or None
+    repeat_call(call, arguments) -> RepeatCall or None
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from tkg.backends.cpu.library import (
 )
 from tkg.backends.cpu.limits import unsupported
 from tkg.backends.cpu.parts import prepare
-from tkg.backends.cpu.repeats import repeat, repeat_projection
+from tkg.backends.cpu.repeats import repeat, repeat_call, repeat_projection
 
 __all__ = [
     "attention_block",
@@ -31,6 +31,7 @@ __all__ = [
     "output_projection",
     "prepare",
     "repeat",
+    "repeat_call",
     "repeat_projection",
     "set_num_threads",
     "unavailable",
