@@ -109,6 +109,7 @@ using Factors = std::conditional_t<in_pairs<T>, Pairs, Vec>;
 template <class T>
 constexpr int terms = in_pairs<T> ? 2 : 1;  // of a sum, that one lane adds
 
+// n values as such a factor has them.
 inline void put_values(const float* x, i64 n, float* to) {
     __builtin_memcpy(to, x, static_cast<std::size_t>(n) * sizeof(float));
 }

@@ -74,7 +74,7 @@ def attention_block_tkg(
     Input RMSNorm, QKV projection, RMSNorm of each Q and K head, RoPE, RMSNorm again, attention
     over the KV cache and the new tokens, cache update, output projection; every stage that has a
     switch or an array is optional. NumPy arrays (with `ml_dtypes` for bfloat16 and float8) or
-    torch tensors go in, all of one kind; the same kind comes out. Arithmetic is in float32 or
+    torch tensors go in, all of one kind; the same kind comes out. Sums are in float32 or
     wider. docs/contract.md has the exact meaning of every argument.
 
     Sizes: B rows, S_tkg new tokens a row (1 to 128), H hidden size, d_head (even), S_ctx the
