@@ -14,7 +14,7 @@ from tkg.bench.peers import Setup, find
 from tkg.bench.workloads import Row
 from tkg.testing.budgets import check_block
 from tkg.testing.placed import own_caches
-from tkg.testing.verify import block_truth
+from tkg.testing.verify import block_truth, computes
 
 ROW = Row("tiny", "bf16", batch=4, context=40, tokens=2, cache="block")
 
@@ -27,7 +27,7 @@ def answered(row: Row, name: str) -> tuple[Expected, Answer]:
         few = inputs.plain(few, peer.computes_in(row.dtype))
     many = inputs.repeated(few, 2)
     answer = peer.builder()(Setup(many, 2, 2)).answer()
-    return Expected(few, "float32" if peer.ours else "same dtype"), answer
+    return Expected(few, computes("cpu") if peer.ours else "same dtype"), answer
 
 
 def verdict(expected: Expected, answer: Answer) -> dict[str, bool]:
