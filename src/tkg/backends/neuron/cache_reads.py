@@ -24,7 +24,7 @@ GATHER_BYTES = 220000  # that DMA moves while GpSimd starts a gather, in 0.6 us
 LAST_TILES = 6  # of V, that are cleared when the last gathers have been started
 MOST_TILES = 16  # of a ring
 PIECE_BYTES = 1 << 18  # of V that is loaded and cleared at once
-RING_BYTES = 40 * 1024  # a partition, for the keys (and again for the values) on their way
+RING_BYTES = 80 * 1024  # a partition, for the keys and values on their way
 
 
 class CacheReader(nl.NKIObject):
@@ -68,7 +68,7 @@ class CacheReader(nl.NKIObject):
         if rows != None and not self.fine:
             self.by = nisa.engine.vector
         # Small tiles need more of them under way to hide the fixed cost of a DMA.
-        row = row_bytes(keys, K.dtype)
+        row = row_bytes(keys, K.dtype) + row_bytes((PMAX, run, self.d_head), V.dtype)
         self.depth = max(RING, min(MOST_TILES, RING_BYTES // row))
         # Keys are fetched a pass before the values.
         more = 1 if RING + 1 < self.depth < MOST_TILES else 0
