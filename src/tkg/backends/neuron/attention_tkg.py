@@ -275,13 +275,14 @@ def softmax(queries, this, buffers, by):
     scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
     weights = buffers.weights[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
     part, m, scale = [tile[:, 0:width] for tile in buffers.columns[turn % 2]]
-    shifts = [this.largest, total.m]  # in PSUM, which only Vector reaches, and in SBUF
+    engines = (nisa.engine.vector, by)
+    # In PSUM, where Vector takes it at twice the speed, and in SBUF, which GpSimd reaches.
+    shifts = [this.largest, total.m if by == nisa.engine.gpsimd else this.largest]
     if not this.begins:
         nisa.tensor_tensor(m, this.largest, total.m, nl.maximum)
         shifts = [m, m]
     # In two halves where that is sooner done, each by an engine of its own.
     step = -(-tiles // 2) if PMAX < tiles * width <= HALVED else tiles
-    engines = (nisa.engine.vector, by)
     exps = []
     for i in range(-(-tiles // step)):
         here = slice(i * step, min((i + 1) * step, tiles))
