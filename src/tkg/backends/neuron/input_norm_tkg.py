@@ -21,9 +21,10 @@ from tkg.backends.neuron.layout import (
     reciprocal_root,
 )
 from tkg.backends.neuron.matrices import filled
-from tkg.backends.neuron.sbuf_manager import SMALL
 
 PIECE = 256  # elements of a partition that are normalised at once
+IN_PSUM = 1024  # elements of a partition, up to which PSUM has room for what Vector weighs alone
+SCRATCH = 16 * 1024  # bytes, that the tables loaded meanwhile need not wait for
 
 
 class HiddenSplit(nl.NKIObject):
@@ -132,8 +133,7 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm", whole=None):
     they are here.
     """
     partitions, columns, rows = x.shape
-    by_row = x.permute((0, 2, 1))
-    normed = sbm.stack(by_row.shape, x.dtype, name + ".x")
+    normed = sbm.stack((partitions, rows, columns), x.dtype, name + ".x")
     sbm.open_scope(name)
     if whole == None:
         sums = square_sums(sbm, x, split, name)
@@ -147,8 +147,29 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm", whole=None):
         total = sbm.stack((PMAX, rows), nl.float32, name + ".total")
         nisa.tensor_copy(total, psum)
         exchange(sbm, total, nl.add, name)
-    # With gamma while the sums are made.
-    weighted = sbm.stack(by_row.shape, nl.float32, name + ".weighted")
+    # With gamma while the sums are made; in pieces, so that the projection begins with the first.
+    step = max(1, PIECE // rows)
+    pieces = [slice(j, min(j + step, columns)) for j in range(0, columns, step)]
+    if split.last == 0 and rows > 1 and 2 * PIECE < rows * columns <= IN_PSUM:
+        weighted = weigh_in_psum(x, gamma, pieces)
+    else:
+        tile = sbm.stack(normed.shape, nl.float32, name + ".weighted")
+        weigh(x, split, gamma, tile)
+        weighted = [tile[:, :, here] for here in pieces]
+    rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
+    reciprocal_root(rstd, total, 1.0 / split.hidden, eps)
+    factor = rstd[0:partitions, :].expand_dim(2).broadcast(2, columns)
+    for i in range(len(pieces)):
+        here = pieces[i]
+        nisa.tensor_tensor(normed[:, :, here], weighted[i], factor[:, :, here], nl.multiply)
+    sbm.close_scope(SCRATCH)
+    return normed.permute((0, 2, 1))
+
+
+def weigh(x, split, gamma, weighted):
+    """weighted [P, R, J] float32 = x [P, J, R] * gamma [P, J] (None: 1)."""
+    partitions, columns, rows = x.shape
+    by_row = x.permute((0, 2, 1))
     if split.last > 0:
         nisa.memset(weighted, 0.0, engine=nisa.engine.gpsimd)
     step = max(1, PIECE // rows)
@@ -166,17 +187,27 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm", whole=None):
             else:
                 weight = gamma[0:height, here].expand_dim(1).broadcast(1, rows)
                 nisa.tensor_tensor(target, source, weight, nl.multiply, engine=by)
-    rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
-    reciprocal_root(rstd, total, 1.0 / split.hidden, eps)
-    factor = rstd[0:partitions, :].expand_dim(2).broadcast(2, columns)
-    # In pieces, so that the projection begins with the first.
-    for j in range(0, columns, step):
-        here = slice(j, min(j + step, columns))
-        nisa.tensor_tensor(
-            normed[:, :, here], weighted[:, :, here], factor[:, :, here], nl.multiply
-        )
-    sbm.close_scope(SMALL)
-    return normed.permute((0, 2, 1))
+
+
+def weigh_in_psum(x, gamma, pieces):
+    """The same for some columns each, [P, R, columns], in PSUM: Vector takes one input from there
+    and one from SBUF at twice the speed of two from SBUF."""
+    by_row = x.permute((0, 2, 1))
+    rows = by_row.shape[1]
+    if gamma != None:
+        wide = nl.ndarray(gamma.shape, nl.float32, buffer=nl.psum)
+        nisa.tensor_copy(wide, gamma)
+    weighted = []
+    for here in pieces:
+        source = by_row[:, :, here]
+        target = nl.ndarray(source.shape, nl.float32, buffer=nl.psum)
+        if gamma == None:
+            nisa.tensor_copy(target, source)
+        else:
+            weight = wide[:, here].expand_dim(1).broadcast(1, rows)
+            nisa.tensor_tensor(target, source, weight, nl.multiply)
+        weighted.append(target)
+    return weighted
 
 
 def square_sums(sbm, x, split, name):
