@@ -285,6 +285,21 @@ def test_columns_in_tiles(
     assert any(record.work.get("tile") for record in records)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("lnc", [1, 2])
+def test_a_bias_with_columns_in_tiles(lnc: int, scaled: bool, rows: int) -> None:
+    """They go in tiles where the bias need not be spread over several rows."""
+    call = draw(128, rows, 8, 1, 2048 * lnc, BF16)
+    call["weight"] = call["weight"].astype(FP8)
+    call["bias"] = rng(3).standard_normal((1, 2048 * lnc)).astype(BF16)
+    if scaled:
+        scale = rng(2).uniform(0.5, 2, (1, 2048 * lnc)).astype(np.float32)
+        call |= {"quantization_type": ROW, "weight_scale": scale}
+    run = launch.run_with_report("output_projection_tkg", lnc, call)
+    check(call, run.result)
+
+
 @pytest.mark.parametrize(
     "rows, share, count",
     [(1, 4096, 3072), (32, 2048, 1024), (33, 4096, 0), (1, 1024, 0), (1, 1536, 0)],

@@ -128,7 +128,7 @@ def attention_block_tkg(
     if W_out != None:
         share = hidden_share(W_out.shape[1])[1]
         static = quantization_type_out == QuantizationType.STATIC
-        tiled = goes_in_tiles(W_out, static, bias_out)
+        tiled = goes_in_tiles(W_out, static, bias_out, sizes.rows)
         columns = OutputColumns(share, sizes.rows, (transposed_out, out_in_sb), tiled)
     attention = attention_tile(manager, sizes, X.dtype, columns)
     length, prior = context_length(V, active_blocks_table, attention_mask, sizes.tokens)
@@ -215,7 +215,6 @@ def attention_block_tkg(
         if rows[1] < sizes.batch:
             swap_rows(attention, rows)
     if W_out != None:
-        columns.urgent = landmarks.written
         out = output_projection_tkg(
             attention, W_out, bias_out, quantization_type_out, weight_dequant_scale_out,
             input_dequant_scale_out, transposed_out, out_in_sb, manager,
@@ -274,7 +273,7 @@ def attention_tile(manager, sizes, dtype, columns):
         return manager.stack(shape, dtype, "attention").permute((0, 2, 1, 3))
     columns.padded = manager.stack((sizes.size, heads, QUADRANT), dtype, "attention")
     nisa.memset(columns.padded, 0.0, engine=nisa.engine.gpsimd)
-    rows = columns.padded[:, :, 0 : sizes.rows]
+    rows = columns.padded[:, :, columns.place]
     return rows.reshape_dim(2, (sizes.batch, sizes.tokens)).permute((0, 2, 1, 3))
 
 

@@ -20,11 +20,11 @@ BESIDE = 8  # the first partition of a DMA engine that brings no other small row
 MOST_COLUMNS = 4096  # of a core, up to which DMA is not what takes longest
 
 
-def goes_in_tiles(weight, static, bias):
+def goes_in_tiles(weight, static, bias, rows):
     """Whether columns of the weights [N*D, H] may go in tiles: where DMA brings them faster than
-    they are multiplied otherwise, and there is not more to do after that. `static`: whether the
-    activations are FP8 too."""
-    few = weight.shape[1] // nl.num_programs(0) <= MOST_COLUMNS and bias == None
+    they are multiplied otherwise, and there is not more to do after that, as there is with a bias
+    that has to be spread over `rows`. `static`: whether the activations are FP8 too."""
+    few = weight.shape[1] // nl.num_programs(0) <= MOST_COLUMNS and (bias == None or rows == 1)
     return weight.dtype == nl.float8_e4m3 and not static and weight.shape[0] >= LEAST_ROWS and few
 
 
@@ -35,17 +35,26 @@ def tiled_columns(rows, share):
     return share - TILED
 
 
+def first_row(rows):
+    """Where R = `rows` rows begin in a tile: one lies where its scale comes to."""
+    return BESIDE if rows == 1 else 0
+
+
 def tiled_shape(count):
     """`count` columns as they come out of the tiles."""
     return PMAX, count // TILED, WIDTH
 
 
-def load_tile_rows(manager, row, count, name):
+def load_tile_rows(manager, row, count, rows, name):
     """The first `count` of this core's columns of a row [1 or 128, H] in HBM, as `project_tiled`
-    takes them: [128, chunks, 256], on partition BESIDE of each tile; None stays None."""
+    takes them for R = `rows`: [128, chunks, 256], on partition BESIDE of each tile; None stays
+    None."""
     if row == None:
         return None
     tile = manager.stack(tiled_shape(count), row.dtype, name)
+    if rows == 1:
+        # Not spread, but all partitions are multiplied.
+        nisa.memset(tile, 0.0, engine=nisa.engine.gpsimd)
     first = nl.program_id(0) * (row.shape[1] // nl.num_programs(0))
     for i in range(TILES):
         pattern = [[1, 1], [TILED, count // TILED], [1, WIDTH]]
@@ -56,8 +65,8 @@ def load_tile_rows(manager, row, count, name):
 
 
 def project_tiled(x, stream, columns, result, c):
-    """Chunk c of TILED columns, into `result` [128, chunks, 256]. `x`: tiles [K, G, 32] that sum to
-    the activations; `stream`: the chunk's weights."""
+    """Chunk c of TILED columns, into `result` [128, chunks, 256], of which rows of the activations
+    count. `x`: tiles [K, G, 32] that sum to them; `stream`: the chunk's weights."""
     psum = nl.ndarray((PMAX, WIDTH), nl.float32, buffer=nl.psum)
     for g in range(x[0].shape[1]):
         weights = stream.load(g)
@@ -73,13 +82,13 @@ def project_tiled(x, stream, columns, result, c):
                     tile_position=(0, i * QUADRANT),
                     tile_size=(PMAX, QUADRANT),
                 )
-    scale = columns.tiled_scale
-    if scale != None:
-        scale = scale[:, c, :]
-        shuffle = nisa.nc_stream_shuffle(scale, scale, [BESIDE] * QUADRANT)
-        if len(columns.urgent) > 0:
-            shuffle.depends_on(*columns.urgent)
-    finish(result[:, c, :], psum, None, scale, None)
+    after = []
+    for tile in columns.tiled_after:
+        tile = None if tile == None else tile[:, c, :]
+        if tile != None and columns.rows > 1:
+            nisa.nc_stream_shuffle(tile, tile, [BESIDE] * QUADRANT)
+        after.append(tile)
+    finish(result[:, c, :], psum, after[0], after[1], None)
 
 
 def write_tiled(result, out, first, rows):
@@ -88,7 +97,8 @@ def write_tiled(result, out, first, rows):
     chunks = result.shape[1]
     target = out[:, first : first + chunks * TILED].reshape_dim(1, (chunks, TILES, WIDTH))
     for i in range(TILES):
-        copy(target[:, :, i, :], result[i * QUADRANT : i * QUADRANT + rows, :, :])
+        start = i * QUADRANT + first_row(rows)
+        copy(target[:, :, i, :], result[start : start + rows, :, :])
 
 
 def finish(result, psum, bias, scale, factor):

@@ -2,7 +2,7 @@
 
 import nki.language as nl
 
-from tkg.backends.neuron.column_tiles import load_tile_rows, tiled_columns
+from tkg.backends.neuron.column_tiles import first_row, load_tile_rows, tiled_columns
 from tkg.backends.neuron.layout import BANK, PMAX, RING, load_small
 from tkg.backends.neuron.sbuf_manager import bytes_of, row_bytes
 
@@ -14,9 +14,9 @@ class OutputColumns(nl.NKIObject):
     h = c*Hl/C + h1*H2 + h2 with h1 on partitions, in C `chunks` of H2 `tiles`. `stay`: whether the
     weights are stationary; `offset`, `multiplier`: bias and scale as [128, C, H2], each or None.
 
-    The first `tiled` columns lie as `column_tiles` says, and so does their scale, `tiled_scale`.
-    `padded`: a tile [K, G, 32], 0 past R, that the activations are in, or None. `urgent`: what
-    Vector does before it spreads scales.
+    The first `tiled` columns lie as `column_tiles` says, and so do their bias and scale,
+    `tiled_after`. `padded`: a tile [K, G, 32] of zeros that the activations lie in, or None;
+    `place`: the slice of 32 that they take where columns are tiled.
 
     Made early by the block: beside the projection's weights the small DMAs would come late.
     """
@@ -25,19 +25,21 @@ class OutputColumns(nl.NKIObject):
         """`kept`: whether the output is transposed, and whether it stays in SBUF; `in_tiles`:
         whether columns may go in tiles."""
         transposed, in_sbuf = kept
+        self.rows = rows
         self.stay = transposed or (not in_sbuf and weights_stay(rows, share))
         self.tiled = 0
         if in_tiles and self.stay and not transposed:
             self.tiled = tiled_columns(rows, share)
+        start = first_row(rows) if self.tiled > 0 else 0
+        self.place = slice(start, start + rows)
         rest = share - self.tiled
         self.chunks = 1 if transposed or not self.stay else column_chunks(rows, rest)
         self.tiles = rest // PMAX // self.chunks
         self.first = nl.program_id(0) * share + self.tiled
         self.offset = None
         self.multiplier = None
-        self.tiled_scale = None
+        self.tiled_after = []
         self.padded = None
-        self.urgent = []
 
     def load(self, manager, bias, scale):
         """Bias and scale, each [1 or 128, H] in HBM or None. Moving weights need them as rows,
@@ -46,8 +48,10 @@ class OutputColumns(nl.NKIObject):
             self.offset = self.column_tile(manager, bias, "output_projection.bias")
             self.multiplier = self.column_tile(manager, scale, "output_projection.scale")
         if self.tiled > 0:
-            name = "output_projection.scales"
-            self.tiled_scale = load_tile_rows(manager, scale, self.tiled, name)
+            name = "output_projection.tiled_"
+            for row, what in ((bias, "bias"), (scale, "scale")):
+                tile = load_tile_rows(manager, row, self.tiled, self.rows, name + what)
+                self.tiled_after.append(tile)
 
     def column_tile(self, manager, row, name):
         if row == None:

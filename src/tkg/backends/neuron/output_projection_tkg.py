@@ -52,6 +52,7 @@ from tkg.backends.neuron.projection_weights import Weights, WeightStream
 from tkg.backends.neuron.sbuf_manager import SbufManager, row_bytes
 from tkg.contract.quantization import QuantizationType
 
+WRITTEN_ROWS = 8  # of the output, that are scaled and written at once
 RESULT_BYTES = 48 * 1024  # a partition, that the weights leave to bias, scale and results
 
 
@@ -88,7 +89,8 @@ def output_projection_tkg(
         out = manager.allocate(shape, out_dtype, "output_projection.out")
     manager.open_scope("output_projection")
     if columns == None:
-        tiled = goes_in_tiles(weight, quantization_type == QuantizationType.STATIC, bias)
+        static = quantization_type == QuantizationType.STATIC
+        tiled = goes_in_tiles(weight, static, bias, rows)
         columns = OutputColumns(share, rows, (TRANSPOSE_OUT, OUT_IN_SB), tiled)
         columns.load(manager, bias, scale)
     x = load_attention(manager, attention, fold, columns)
@@ -134,7 +136,7 @@ def check_shapes(attention, weight, share, transposed):
 def load_attention(manager, attention, fold, columns):
     """The activations as [K, G, R]: `fold` heads after each other on the partitions, or the equal
     parts of a head that is larger than they are as contraction tiles of their own. With columns in
-    tiles [K, G, 32], 0 past R."""
+    tiles [K, G, 32], 0 but for the rows."""
     d_head, batch, heads, tokens = attention.shape
     parts = head_parts(d_head)
     by_head = attention.permute((0, 2, 1, 3))
@@ -150,7 +152,8 @@ def load_attention(manager, attention, fold, columns):
     x = manager.stack((fold * size, groups, width), attention.dtype, "output_projection.x")
     if width > rows:
         nisa.memset(x, 0.0, engine=nisa.engine.gpsimd)
-    view = x[:, :, 0:rows].reshape_dim(2, (batch, tokens)).reshape_dim(1, (heads // fold, parts))
+    view = x[:, :, columns.place].reshape_dim(2, (batch, tokens))
+    view = view.reshape_dim(1, (heads // fold, parts))
     for i in range(fold):
         for part in range(parts):
             # Head g*fold + i goes to partitions i*D .. (i+1)*D of contraction tile g.
@@ -308,7 +311,7 @@ def project_transposed(manager, x, source, after, result, target=None):
         project_tiled(x, stream, columns, in_tiles, c)
         turn = turn + groups
     out = target
-    x = [part[:, :, 0:rows] for part in x]
+    x = [part[:, :, columns.place] for part in x]
     if target != None:
         target = target[:, first + columns.tiled : first + share]
         target = target.reshape_dim(1, (chunks, PMAX, tiles)).permute((1, 2, 0, 3))
@@ -317,20 +320,32 @@ def project_transposed(manager, x, source, after, result, target=None):
         stream = WeightStream(source, ring, codes, turn, step, start)
         turn = turn + groups // step
         sums = sum_columns(x, stream, spans, total, target != None)
-        for i in range(len(spans)):
-            t, count = spans[i]
-            here = [result[:, c, t : t + count, :], sums[i]]
-            for tile in (columns.offset, columns.multiplier):
-                here.append(spread(tile, c, spans[i], rows))
-            if target != None:
-                # In the order in which they lie there, a row's columns side by side.
-                here = [None if view == None else view.permute((0, 2, 1)) for view in here]
-            finish(here[0], here[1], here[2], here[3], factor)
-        if target != None:
-            copy(target[c, :, :, :], result[:, c, :, :].permute((0, 2, 1)))
+        if target == None:
+            finish_rows(sums, spans, after, c, slice(0, rows), result[:, c, :, :])
+            continue
+        # Some rows at a time, so that the first are on their way while the others are scaled. In
+        # the order in which they lie there, a row's columns side by side.
+        for r in range(0, rows, WRITTEN_ROWS):
+            here = slice(r, min(r + WRITTEN_ROWS, rows))
+            part = result[:, c, :, here]
+            finish_rows(sums, spans, after, c, here, part, (0, 2, 1))
+            copy(target[c, :, here, :], part.permute((0, 2, 1)))
     if in_tiles != None:
         write_tiled(in_tiles, out, first, rows)
     manager.free_ring("output_projection.weights")
+
+
+def finish_rows(sums, spans, after, c, rows, result, order=(0, 1, 2)):
+    """result [128, H2, some R] = the sums of chunk c, of each span (first, count) of H2, of some
+    rows, a slice, finished; its elements are taken in `order`. `after`: as `project_transposed`."""
+    columns, factor = after
+    for i in range(len(spans)):
+        t, count = spans[i]
+        part = [result[:, t : t + count, :], sums[i][:, :, rows]]
+        for tile in (columns.offset, columns.multiplier):
+            part.append(spread(tile, c, spans[i], rows.stop - rows.start))
+        part = [None if view == None else view.permute(order) for view in part]
+        finish(part[0], part[1], part[2], part[3], factor)
 
 
 def sum_columns(x, stream, spans, total, by_row):
