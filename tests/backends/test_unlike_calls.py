@@ -41,6 +41,12 @@ def _strided(array: np.ndarray) -> np.ndarray:
     return np.repeat(array, 2, -1)[..., ::2]
 
 
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
 class Own(np.ndarray):
     """A subclass, whose attributes may mean anything."""
 
@@ -90,6 +96,8 @@ OTHERS: dict[str, Callable[[Call], Call]] = {
     "K's rows apart": lambda call: {"K_cache": np.repeat(call["K_cache"], 2, 2)[:, :, ::2]},
     "K for V": lambda call: {"V_cache": call["K_cache"]},
     "K's memory for V": lambda call: {"V_cache": call["K_cache"][:]},
+    "a read-only K": lambda call: {"K_cache": _read_only(call["K_cache"])},
+    "a read-only V": lambda call: {"V_cache": _read_only(call["V_cache"])},
     "wide positions": lambda call: {"pos_ids": call["pos_ids"].astype(np.int64)},
     "first slots": lambda call: {"kv_cache_update_idx": call["kv_cache_update_idx"][:, :1]},
     "no slots": lambda call: {"kv_cache_update_idx": None},
