@@ -249,6 +249,7 @@ NB_MODULE(_core, m) {
     m.def("output_projection", &output_projection, nb::arg("linear"), nb::arg("attention"),
           nb::arg("x_dtype"), nb::arg("transposed_out"), nb::arg("lnc"), nb::arg("out"));
     m.def("isa", [] { return std::string(variant().isa); });
+    m.def("rounds_operands", [] { return variant().exact != nullptr; });
     m.def("runnable_isas", [] { return std::string(runnable_isas()); });
     m.def("set_isa", &set_isa_or_throw, nb::arg("name"));
     m.def("get_num_threads", &num_threads);

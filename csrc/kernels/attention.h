@@ -9,8 +9,8 @@
 // that is masked takes no part in any sum.
 #pragma once
 
+#include "kernels/attention_matrices.h"
 #include "kernels/attention_turned.h"
-#include "kernels/attention_values.h"
 
 namespace tkg {
 namespace {
@@ -76,16 +76,31 @@ inline void for_each_tile(const Task<T>& task, i64 index, F&& f) {
     }
 }
 
+// Whether K of a task has positions contiguous.
+template <class T>
+inline bool has_transposed_keys(const Task<T>& task) {
+    return !task.unit.is_new && task.step.k.d_stride != 1;
+}
+
+// Whether a task is done by units for matrices.
+template <class T>
+inline bool uses_matrices(const Task<T>& task) {
+    if constexpr (multiplies_matrices && in_pairs<T>)
+        return task.rows >= least_matrix_rows && task.layer.d_head % matrix_terms == 0 &&
+               !has_transposed_keys(task);
+    return false;
+}
+
 // One KV head of a task: its scaled queries, and what they have collected.
 template <class T>
 struct HeadOfTask {
     Task<T> task;
     Collected to;
-    Operand<T>* query;
+    Factor<T>* query;  // for units for matrices Operand<T>
 
     void begin() const {
         const i64 d = task.layer.d_head;
-        const bool transposed = !task.unit.is_new && task.step.k.d_stride != 1;
+        const bool transposed = has_transposed_keys(task);
         const float scale =
             task.step.softmax_scale * (is_fp8<T> && !transposed ? fp8_half_scale : 1.0f);
         for (int r = 0; r < task.rows; ++r) {
@@ -94,7 +109,10 @@ struct HeadOfTask {
             const float* from = task.query(r);
             float scaled[max_d_head];
             for (i64 j = 0; j < d; ++j) scaled[j] = from[j] * scale;
-            put_values(scaled, d, query + r * d);
+            if (uses_matrices(task))
+                put_values(scaled, d, reinterpret_cast<Operand<T>*>(query) + r * d);
+            else
+                put_values(scaled, d, query + r * d);
         }
         __builtin_memset(to.acc, 0, static_cast<std::size_t>(task.rows * d) * sizeof(float));
     }
@@ -105,7 +123,10 @@ template <class T>
 struct TileScratch {
     TileRows<T> stored;
     TurnedTile turned;
-    alignas(64) float scores[max_task_rows * tile_len];
+    struct Nothing {};
+    std::conditional_t<multiplies_matrices, MatrixScratch, Nothing> matrices;
+    // Units for matrices take 16 rows of them, however many there are.
+    alignas(64) float scores[(max_task_rows + matrix_rows) * tile_len];
 };
 
 // What is between K or V and the sums: f(rows of them as they are multiplied).
@@ -125,6 +146,12 @@ inline void score_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, const
                        int count, float* scores, Ahead<T>& next) {
     const i64 d = head.task.layer.d_head;
     const int rows = head.task.rows;
+    if constexpr (multiplies_matrices && in_pairs<T>) {
+        if (uses_matrices(head.task))
+            return score_by_matrices(reinterpret_cast<const bf16*>(head.query), rows,
+                                     scratch.matrices, scratch.stored.of(k, count, d), count, d,
+                                     scores, next);
+    }
     if (rows >= turned_rows) {
         score_tile_turned(head.query, rows, scratch.turned, scratch.stored.of(k, count, d), count,
                           d, scores, next);
@@ -139,6 +166,17 @@ inline void score_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, const
 template <class T>
 inline void attend_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, const Tile<T>& tile,
                         const T* const* v, float* scores, Ahead<T>& next) {
+    const i64 d = head.task.layer.d_head;
+    if constexpr (multiplies_matrices && in_pairs<T>) {
+        if (uses_matrices(head.task) && !tile.partial) {
+            const int rows = head.task.rows;
+            float factor[max_block_rows];
+            softmax_tile<bf16>(scores, rows, tile.count, head.to.m, head.to.l, factor);
+            return weigh_by_matrices(weights_of<bf16>(scores), rows, scratch.matrices,
+                                     scratch.stored.of(v, tile.count, d), tile.count, factor,
+                                     head.to.acc, d, next);
+        }
+    }
     with_rows(head, scratch, v, tile.count, [&](auto* const* stored) {
         attend_tile(head.task, tile, stored, scores, head.to, next);
     });
@@ -149,7 +187,7 @@ template <class T>
 inline void attend_head(const HeadOfTask<T>& head, i64 index, TileScratch<T>& scratch) {
     const Task<T>& task = head.task;
     const i64 d = task.layer.d_head;
-    const bool transposed = !task.unit.is_new && task.step.k.d_stride != 1;
+    const bool transposed = has_transposed_keys(task);
     for_each_tile(task, index, [&](const Tile<T>& tile, const Tile<T>& next) {
         if (transposed) {
             Ahead<T> nothing;
@@ -160,7 +198,7 @@ inline void attend_head(const HeadOfTask<T>& head, i64 index, TileScratch<T>& sc
             return;
         }
         Ahead<T> next_k(next.k, next.count, d);
-        if (task.rows >= turned_rows) {
+        if (task.rows >= turned_rows || uses_matrices(task)) {
             // They take longer than memory does: what is asked for is used a tile later.
             Ahead<T> next_v(next.v, next.count, d);
             score_rows(head, scratch, tile.k, tile.count, scratch.scores, next_k);
@@ -207,7 +245,7 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
     const i64 first_row = index % plan.row_blocks * max_block_rows, d = layer.d_head;
     const int rows = static_cast<int>(min_of(max_block_rows, plan.rows - first_row));
     const TaskUnits units = units_of(plan, index);
-    alignas(64) Operand<T> queries[query_floats];
+    alignas(64) Factor<T> queries[query_floats];
     TileScratch<T> scratch;
     const auto head_of = [&](i64 h) {
         const i64 unit = units.first + h * units.step, state = unit * plan.rows + first_row;
@@ -216,10 +254,12 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
                              queries + h * rows * d};
     };
     for (i64 h = 0; h < plan.heads; ++h) head_of(h).begin();
+    if (multiplies_matrices) shape_matrices(matrix_rows);
     if (plan.heads == 1)
         attend_head(head_of(0), index, scratch);
     else
         attend_heads(head_of, index, scratch);
+    if (multiplies_matrices) release_matrices();
 }
 
 // out[0..d) of one query head and token: all splits of its row, merged in order.

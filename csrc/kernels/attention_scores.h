@@ -32,7 +32,7 @@ TKG_INLINE V load_factors(const T* p, int n) {
 // scores[r][i] for R rows and as many positions as a tile has: one dot product over d each. d is a
 // multiple of the width, or there is a Tail.
 template <int R, bool Tail, class T, class V>
-TKG_INLINE void dot_tile(const Operand<T>* q, const T* const* k, i64 d, float* scores,
+TKG_INLINE void dot_tile(const Factor<T>* q, const T* const* k, i64 d, float* scores,
                          Ahead<V>& ahead) {
     constexpr int N = dot_positions<R>;
     Vec c[R][N];
@@ -59,7 +59,7 @@ TKG_INLINE void dot_tile(const Operand<T>* q, const T* const* k, i64 d, float* s
 // The same for FP8 rows that are widened in registers, 64 values at once; d is a multiple of 64.
 template <int R, class T, class V>
     requires is_fp8<T>
-TKG_INLINE void dot_tile_in_registers(const Operand<T>* q, const T* const* k, i64 d, float* scores,
+TKG_INLINE void dot_tile_in_registers(const Factor<T>* q, const T* const* k, i64 d, float* scores,
                                       Ahead<V>& ahead) {
     constexpr int N = dot_positions<R>, vecs = 64 / width<T>, pair = 2;
     Vec c[dot_sums];
@@ -87,7 +87,7 @@ TKG_INLINE void dot_tile_in_registers(const Operand<T>* q, const T* const* k, i6
 // K with d contiguous. The first rows ask for what comes next. Behind the last of the `count`
 // positions some scores are written that mean nothing.
 template <class T, class V>
-inline void score_tile(const Operand<T>* q, int rows, const T* const* k, int count, i64 d,
+inline void score_tile(const Factor<T>* q, int rows, const T* const* k, int count, i64 d,
                        float* scores, Ahead<V>& next) {
     for_row_groups<dot_rows>(rows, [=, &next](auto group, i64 r) {
         constexpr int N = dot_positions<group()>;
@@ -109,13 +109,13 @@ inline void score_tile(const Operand<T>* q, int rows, const T* const* k, int cou
 
 // Scores of n positions beside each other, `stride` elements from one element of d to the next.
 template <int R, class T>
-inline void dot_tile_transposed(const Operand<T>* q, const T* k, i64 stride, int n, i64 d,
+inline void dot_tile_transposed(const Factor<T>* q, const T* k, i64 stride, int n, i64 d,
                                 float* scores) {
     Vec c[R];
     for (int r = 0; r < R; ++r) c[r] = zero();
     for (i64 j = 0; j < d; j += terms<T>) {
         Factors<T> key;
-        if constexpr (in_pairs<T>)
+        if constexpr (attends_in_pairs<T>)
             key = pairs_of(load_n(k + j * stride, n), load_n(k + (j + 1) * stride, n));
         else
             key = load_n(k + j * stride, n);
@@ -127,7 +127,7 @@ inline void dot_tile_transposed(const Operand<T>* q, const T* k, i64 stride, int
 // K with positions contiguous (transposed cache). Positions that are not listed are computed and
 // dropped.
 template <class T>
-inline void score_tile_transposed(const Operand<T>* q, int rows, const Tile<T>& tile, i64 d,
+inline void score_tile_transposed(const Factor<T>* q, int rows, const Tile<T>& tile, i64 d,
                                   i64 d_stride, float* scores) {
     const int first = tile.position[0], end = tile.position[tile.count - 1] + 1;
     const T* base = tile.k[0] - first;

@@ -147,7 +147,7 @@ public:
     TKG_INLINE void ask() {
         constexpr int period = 64 / (lanes * static_cast<int>(sizeof(T)));
         for (int i = 0; i < vectors; i += period) {
-            __builtin_prefetch(next_);
+            __builtin_prefetch(next_, 0, prefetch_locality);
             next_ += line_;
             if (next_ >= row_end_) begin_row();
         }

@@ -30,7 +30,7 @@ struct TurnedTile {
 
 // scores[r][0..turned_vecs * lanes) for R rows.
 template <int R, class T, class V>
-TKG_INLINE void turned_dots(const Operand<T>* q, const std::uint32_t* words, i64 d, float* scores,
+TKG_INLINE void turned_dots(const Factor<T>* q, const std::uint32_t* words, i64 d, float* scores,
                             Ahead<V>& ahead) {
     constexpr int per_word = static_cast<int>(4 / sizeof(T));
     Vec c[R][turned_vecs];
@@ -53,7 +53,7 @@ TKG_INLINE void turned_dots(const Operand<T>* q, const std::uint32_t* words, i64
 // The first rows ask for what comes next. Behind the last of the `count` positions some scores are
 // written that mean nothing.
 template <class T, class V>
-inline void score_tile_turned(const Operand<T>* q, int rows, TurnedTile& tile, const T* const* k,
+inline void score_tile_turned(const Factor<T>* q, int rows, TurnedTile& tile, const T* const* k,
                               int count, i64 d, float* scores, Ahead<V>& next) {
     tile.turn(k, count, d);
     for_row_groups<attention_rows>(rows, [&](auto group, i64 r) {

@@ -12,11 +12,11 @@ namespace {
 constexpr float minus_infinity = -__builtin_inff();
 
 // A weight a position of each row, where its scores were: as V is multiplied by it.
-template <class T>
-constexpr i64 weight_stride = tile_len * static_cast<i64>(sizeof(float) / sizeof(Operand<T>));
-template <class T>
-inline Operand<T>* weights_of(float* scores) {
-    return reinterpret_cast<Operand<T>*>(scores);
+template <class W>
+constexpr i64 weight_stride = tile_len * static_cast<i64>(sizeof(float) / sizeof(W));
+template <class W>
+inline W* weights_of(float* scores) {
+    return reinterpret_cast<W*>(scores);
 }
 
 // Stores weights; returns them as they are then.
@@ -33,7 +33,7 @@ inline Vec put_weights(Vec p, W* to) {
 
 // Scores [rows, count] become weights, m and l are brought up to date, factor[r] is what acc must
 // be multiplied by. Behind the last weight are zeros, up to a whole vector.
-template <class T>
+template <class W>
 inline void softmax_tile(float* scores, int rows, int count, float* m, float* l, float* factor) {
     float shift[max_block_rows];
     for (int r = 0; r < rows; ++r) {
@@ -55,7 +55,7 @@ inline void softmax_tile(float* scores, int rows, int count, float* m, float* l,
         Vec total = zero();
         for (int i = 0; i < count; i += lanes) {
             const Vec p = exp_nonpositive(sub(load(row + i), set1(shift[r])));
-            total = add(total, put_weights(p, weights_of<T>(row) + i));
+            total = add(total, put_weights(p, weights_of<W>(row) + i));
         }
         l[r] = l[r] * factor[r] + sum(total);
     }
@@ -86,7 +86,7 @@ TKG_INLINE void load_values(const T* const* v, bool both, i64 j, int n, P* value
 // acc[r] = acc[r] * factor[r] + sum over positions of p[r][i] * v[i], for R rows and NV vectors of
 // d from j on; of the last one, n lanes if Tail.
 template <int R, int NV, bool Tail, class T, class Next>
-inline void weigh_tile(const Operand<T>* p, const T* const* v, int count, i64 j, int n,
+inline void weigh_tile(const Factor<T>* p, const T* const* v, int count, i64 j, int n,
                        const float* factor, float* acc, i64 d, Next& next) {
     Next ahead = next;
     Vec c[R][NV];
@@ -100,7 +100,7 @@ inline void weigh_tile(const Operand<T>* p, const T* const* v, int count, i64 j,
         ahead.template ask<terms<T> * NV>();
         load_values<NV, Tail>(v + i, i + 1 < count, j, n, value);
         for (int r = 0; r < R; ++r) {
-            const auto weight = spread(p + r * weight_stride<T> + i);
+            const auto weight = spread(p + r * weight_stride<Factor<T>> + i);
             for (int x = 0; x < NV; ++x) c[r][x] = fma(weight, value[x], c[r][x]);
         }
     }
@@ -122,7 +122,7 @@ constexpr int weigh_vecs = R <= weigh_sums / 8   ? 8
                                                  : 2;
 
 template <int R, class T, class Next>
-inline void weigh_rows(const Operand<T>* p, const T* const* v, int count, const float* factor,
+inline void weigh_rows(const Factor<T>* p, const T* const* v, int count, const float* factor,
                        float* acc, i64 d, Next& next) {
     constexpr int vecs = weigh_vecs<R>;
     i64 j = 0;
@@ -170,17 +170,17 @@ inline void attend_tile(const Task<T>& task, const Tile<T>& tile, const V* const
             float* p = scores + r * tile_len;
             const int count = pick_allowed(tile, r, p, v, allowed);
             if (!count) continue;
-            softmax_tile<V>(p, 1, count, to.m + r, to.l + r, factor);
-            weigh_rows<1>(weights_of<V>(p), allowed, count, factor, to.acc + r * d, d,
+            softmax_tile<Factor<V>>(p, 1, count, to.m + r, to.l + r, factor);
+            weigh_rows<1>(weights_of<Factor<V>>(p), allowed, count, factor, to.acc + r * d, d,
                           r == 0 ? next : nothing);
         }
         return;
     }
-    softmax_tile<V>(scores, task.rows, tile.count, to.m, to.l, factor);
+    softmax_tile<Factor<V>>(scores, task.rows, tile.count, to.m, to.l, factor);
     // FP8 that is widened in registers takes four vectors of d.
     constexpr int most = is_fp8<V> ? weigh_sums / 4 : attention_rows;
     for_row_groups<most>(task.rows, [&](auto group, i64 r) {
-        weigh_rows<group()>(weights_of<V>(scores + r * tile_len), v, tile.count, factor + r,
+        weigh_rows<group()>(weights_of<Factor<V>>(scores + r * tile_len), v, tile.count, factor + r,
                             to.acc + r * d, d, r == 0 ? next : nothing);
     });
 }

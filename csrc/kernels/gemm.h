@@ -16,6 +16,7 @@ inline void gemm_task(const GemmPlan& plan, i64 task, const float* x, const Line
             panel_task(plan, task, operand, at<const T>(linear.weight), partial);
         else
             plain_task(plan, task, operand, at<const T>(linear.weight), linear.row_stride, partial);
+        if (multiplies_matrices) release_matrices();
     });
 }
 

@@ -22,6 +22,13 @@ template <class T>
 constexpr i64 block_rows =
     min_of(max_block_k, block_bytes / (panel_n * static_cast<i64>(sizeof(T))));
 
+// Where one group reads a strip where it lies, there is nothing to stay.
+template <class T>
+inline i64 rows_a_block(const GemmPlan& plan) {
+    const bool one = multiplies_matrices && std::is_same_v<T, bf16> && plan.m <= matrix_rows;
+    return one ? plan.chunk_k : block_rows<T>;
+}
+
 // Rows of a panel that lie in pairs.
 template <class T>
 constexpr int paired_rows = std::is_same_v<T, bf16> ? 2 : 1;
@@ -30,13 +37,14 @@ constexpr int paired_rows = std::is_same_v<T, bf16> ? 2 : 1;
 template <class T>
 struct PanelStrip {
     static constexpr int rows = in_pairs<T> ? 2 : paired_rows<T>;
+    static constexpr bool lies_in_pairs = paired_rows<T> == 2;
     const T* row;
     int column;
     i64 k;  // rows that it has
 
     PanelStrip share(i64, i64, i64) const { return *this; }
     TKG_INLINE void load(i64 i, int e, Vec* b) const {
-        load_strip(row + i * panel_n, column, e, b);
+        load_strip(row + (i + (lies_in_pairs ? 0 : e)) * panel_n, column, e, b);
     }
     TKG_INLINE void load(i64 i, Pairs* b) const {
         const T* p = row + i * panel_n;
@@ -45,6 +53,8 @@ struct PanelStrip {
         else
             load_strip(p, i + 1 < k ? p + panel_n : nullptr, b);
     }
+    const T* pairs() const { return row; }
+    void ask_for_rows(int) {}
 };
 
 // The same, asking for what comes next in memory. One group of rows of x reads a stream; several
@@ -63,6 +73,9 @@ struct PanelStripAhead : PanelStrip<T> {
                    (n == 1 ? ahead_bytes : bytes + bytes * g / n);
         one.groups = static_cast<int>(n);
         return one;
+    }
+    TKG_INLINE void ask_for_rows(int n) {
+        for (int i = 0; i < n; i += PanelStrip<T>::rows) ask();
     }
     TKG_INLINE void load(i64 i, int e, Vec* b) {
         if (e == 0) ask();
@@ -92,9 +105,10 @@ inline void panel_task(const GemmPlan& plan, i64 task, const Operand<T>* x, cons
     const i64 first = chunk * plan.chunk_k, end = plan.chunk_end(chunk);
     const i64 panel_rows = round_up(plan.k, paired_rows<T>);
     float* sums = partial + plan.partial_index(chunk, 0, panel * panel_n);
-    for (i64 k = first; k < end; k += block_rows<T>) {
-        GemmBlock<Operand<T>> block{x + plan.operand_index(0, k), plan.m,
-                                    min_of(block_rows<T>, end - k), k == first, sums};
+    const i64 step = rows_a_block<T>(plan);
+    for (i64 k = first; k < end; k += step) {
+        GemmBlock<Operand<T>> block{x + plan.operand_index(0, k), plan.m, min_of(step, end - k),
+                                    k == first, sums};
         const T* rows = panels + (panel * panel_rows + k) * panel_n;
         block.run(PanelStripAhead<T>{{rows, 0, block.k}});
         for (int column = strip_n; column < panel_n; column += static_cast<int>(strip_n)) {

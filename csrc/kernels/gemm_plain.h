@@ -10,7 +10,7 @@
 namespace tkg {
 namespace {
 
-constexpr i64 block_k = 16, max_block_n = 512;
+constexpr i64 block_k = multiplies_matrices ? 32 : 16, max_block_n = 512;
 
 // The next block, asked for a piece at a time.
 template <class T>
@@ -30,7 +30,8 @@ struct NextBlock {
 // A strip where it lies; of one that is not Full, `columns` count and the others are 0.
 template <bool Full, class T>
 struct PlainStrip {
-    static constexpr int rows = terms<T>;
+    static constexpr int rows = in_pairs<T> ? 2 : 1;
+    static constexpr bool lies_in_pairs = false;
     const T* w;
     i64 ldw, columns;
     i64 k;  // rows that it has
@@ -39,9 +40,9 @@ struct PlainStrip {
     TKG_INLINE int valid(int v) const {
         return Full ? lanes : valid_lanes(min_of(v * lanes, columns), columns);
     }
-    void load(i64 i, int, Vec* b) const {
+    void load(i64 i, int e, Vec* b) const {
         for (int v = 0; v < strip_vecs; ++v) {
-            const T* p = w + i * ldw + v * lanes;
+            const T* p = w + (i + e) * ldw + v * lanes;
             b[v] = Full ? tkg::load(p) : load_n(p, valid(v));
         }
     }
@@ -71,7 +72,7 @@ struct PlainStripAhead : PlainStrip<Full, T> {
         return one;
     }
     TKG_INLINE void load(i64 i, int e, Vec* b) const {
-        next.fetch(i);
+        next.fetch(i + e);
         PlainStrip<Full, T>::load(i, e, b);
     }
     TKG_INLINE void load(i64 i, Pairs* b) const {

@@ -67,8 +67,10 @@ inline void put_operand_as(const GemmPlan& plan, i64 row, i64 k0, i64 n, const f
         put_values(x + i, count, operand + plan.operand_index(row, k0 + i));
         i += count;
     }
-    // The partner of an odd last one.
-    if (k0 + n == plan.k && plan.k % 2) operand[plan.operand_index(row, plan.k)] = X{};
+    // What the last ones are multiplied beside.
+    constexpr i64 together = multiplies_matrices ? matrix_terms : 2;
+    if (k0 + n == plan.k)
+        for (i64 i = plan.k; i % together; ++i) operand[plan.operand_index(row, i)] = X{};
 }
 
 // x[row][k0..k0 + n) into its place.

@@ -1,11 +1,13 @@
 // The register tile of a projection: some rows of x by a strip of columns of w.
 //
 // A source has `rows` rows of w beside each other: `load(i, e, b)` puts row i + e of the strip into
-// b, widened, `load(i, b)` all of them as pairs. `share(g, n, k)` is the source for the g-th of n
-// groups of rows of x, which reads k rows; each asks memory for its share of what comes next.
+// b, widened, `load(i, b)` all of them as pairs. Where it lies in pairs, `pairs()` is where, and
+// `ask_for_rows` asks memory for what comes instead of so many rows. `share(g, n, k)` is the source
+// for the g-th of n groups of rows of x, which reads k rows; each asks memory for its share of what
+// comes next.
 #pragma once
 
-#include "kernels/gemm_plan.h"
+#include "kernels/gemm_matrices.h"
 
 namespace tkg {
 namespace {
@@ -40,6 +42,39 @@ TKG_INLINE void multiply(const X* x, Source& source, i64 begin, i64 i, Vec (&c)[
     }
 }
 
+// c[m] += x[m][i + e] * w[begin + i + e], for one e.
+template <int e, int MR, class Source>
+TKG_INLINE void add_row(const float (&x)[MR][matrix_terms], Source& source, i64 begin, i64 i,
+                        Vec (&c)[MR][strip_vecs]) {
+    Vec b[strip_vecs];
+    source.load(begin + i, e, b);
+    for (int m = 0; m < MR; ++m) {
+        const Vec a = set1(x[m][i + e]);
+        for (int v = 0; v < strip_vecs; ++v) c[m][v] = fma(a, b[v], c[m][v]);
+    }
+}
+
+// `multiply` in the order of units for matrices, which few rows do without: of n <= 32 rows of w
+// the even ones in order and the odd ones in order, from zero; then both are added.
+template <int MR, class X, class Source>
+    requires std::is_same_v<X, bf16>
+TKG_INLINE void multiply_in_order(const X* x, Source& source, i64 begin, i64 n,
+                                  Vec (&c)[MR][strip_vecs]) {
+    alignas(64) float wide[MR][matrix_terms];
+    for (int m = 0; m < MR; ++m)
+        for (int i = 0; i < matrix_terms; i += lanes) store(wide[m] + i, load(x + m * part + i));
+    Vec even[MR][strip_vecs], odd[MR][strip_vecs];
+    for (int m = 0; m < MR; ++m)
+        for (int v = 0; v < strip_vecs; ++v) even[m][v] = odd[m][v] = zero();
+    for (i64 i = 0; i + 1 < n; i += 2) {
+        add_row<0>(wide, source, begin, i, even);
+        add_row<1>(wide, source, begin, i, odd);
+    }
+    if (n % 2) add_row<0>(wide, source, begin, n - 1, even);
+    for (int m = 0; m < MR; ++m)
+        for (int v = 0; v < strip_vecs; ++v) c[m][v] = add(c[m][v], add(even[m][v], odd[m][v]));
+}
+
 // sums[m][0..strip_n) (+)= sum over i < k of x[m][i] * w[i][0..strip_n), rows of x and sums `part`
 // apart, parts of x `next_part`.
 template <int MR, class X, class Source>
@@ -50,8 +85,12 @@ inline void gemm_tile(const X* x, i64 next_part, Source source, i64 k, bool from
         for (int v = 0; v < strip_vecs; ++v)
             c[m][v] = from_zero ? zero() : load(sums + m * part + v * lanes);
     for (i64 begin = 0; begin < k; begin += part, x += next_part)
-        for (i64 i = 0; i < min_of(part, k - begin); i += Source::rows)
-            multiply(x, source, begin, i, c);
+        if constexpr (multiplies_matrices && std::is_same_v<X, bf16>)
+            for (i64 i = 0; i < min_of(part, k - begin); i += matrix_terms)
+                multiply_in_order(x + i, source, begin + i, min_of(matrix_terms, k - begin - i), c);
+        else
+            for (i64 i = 0; i < min_of(part, k - begin); i += Source::rows)
+                multiply(x, source, begin, i, c);
     for (int m = 0; m < MR; ++m)
         for (int v = 0; v < strip_vecs; ++v) store(sums + m * part + v * lanes, c[m][v]);
 }
@@ -59,6 +98,7 @@ inline void gemm_tile(const X* x, i64 next_part, Source source, i64 k, bool from
 // A strip that has been widened.
 struct WideStrip {
     static constexpr int rows = 1;
+    static constexpr bool lies_in_pairs = false;
     const float* row;
 
     WideStrip share(i64, i64, i64) const { return *this; }
@@ -69,6 +109,9 @@ struct WideStrip {
 
 // Rows of w that a tile works on, at most.
 constexpr i64 max_block_k = 256;
+
+// Up to so many rows are multiplied without units for matrices: as many as registers hold.
+constexpr i64 rows_in_order = 2;
 
 // What a tile works on: rows [0, k) of x and of a strip of w, and the sums.
 template <class X>
@@ -81,6 +124,11 @@ struct GemmBlock {
     // All rows. Where widening is slow, that is done once for all groups of them.
     template <class Source>
     void run(const Source& source) const {
+        if constexpr (multiplies_matrices && std::is_same_v<X, bf16>) {
+            if (rows > rows_in_order) return run_matrices(source);
+            const RoundingOfMatrices rounding;
+            return run_groups(source);
+        }
         if constexpr (widens_slowly) {
             if (rows > gemm_rows) return run_wide(source);
         }
@@ -88,6 +136,28 @@ struct GemmBlock {
     }
 
 private:
+    // By units for matrices: a strip where it lies if it lies in pairs, else it is copied so.
+    template <class Source>
+    void run_matrices(const Source& source) const {
+        i64 done = 0;
+        if constexpr (Source::lies_in_pairs) {
+            done = k - k % matrix_terms;
+            if (done) multiply_rows(x, rows, source, done, from_zero, sums);
+            if (done == k) return;
+        }
+        alignas(64) bf16 copy[max_block_k * strip_n];
+        Source from = source.share(0, 1, k);
+        bf16* to = copy;
+        for (i64 i = done; i < done + round_up(k - done, matrix_terms); i += 2) {
+            Pairs b[strip_vecs] = {};
+            if (i < k) from.load(i, b);
+            for (int v = 0; v < strip_vecs; ++v, to += 2 * lanes) store_pairs(b[v], to);
+        }
+        finish_stores();
+        multiply_rows(x + done / part * rows * part + done % part, rows, PairedStrip{copy},
+                      round_up(k - done, matrix_terms), from_zero && !done, sums);
+    }
+
     template <class Source>
     void run_groups(const Source& source) const {
         const i64 groups = ceil_div(rows, gemm_rows);

@@ -93,21 +93,28 @@ template <class T>
 constexpr bool is_fp8 = sizeof(T) == 1;
 constexpr float fp8_half_scale = 256.0f;
 
-// Where a processor has units for bfloat16 that are used (avx512_bf16), products with values of
-// this type, or of FP8, take both factors in bfloat16, two neighbours of a sum at a time.
+// Where a processor has units for bfloat16 that are used, products of a projection with values of
+// this type, or of FP8, take both factors in bfloat16, neighbours of a sum at a time.
 template <class T>
 constexpr bool in_pairs = multiplies_bf16 && (std::is_same_v<T, bf16> || is_fp8<T>);
 inline bool in_pairs_of(DType dtype) {
     return multiplies_bf16 && (dtype == DType::bfloat16 || size_of(dtype) == 1);
 }
-
-// What the other factor is rounded to; as many of both as one multiply-add takes, and what of.
+// What the other factor is rounded to.
 template <class T>
 using Operand = std::conditional_t<in_pairs<T>, bf16, float>;
+
+// The same in attention, with units for pairs alone: those for matrices are for many rows
+// (attention_matrices.h).
 template <class T>
-using Factors = std::conditional_t<in_pairs<T>, Pairs, Vec>;
+constexpr bool attends_in_pairs = in_pairs<T> && !multiplies_matrices;
 template <class T>
-constexpr int terms = in_pairs<T> ? 2 : 1;  // of a sum, that one lane adds
+using Factor = std::conditional_t<attends_in_pairs<T>, bf16, float>;
+// As many of both factors as one multiply-add takes, and how many terms of a sum a lane adds.
+template <class T>
+using Factors = std::conditional_t<attends_in_pairs<T>, Pairs, Vec>;
+template <class T>
+constexpr int terms = attends_in_pairs<T> ? 2 : 1;
 
 // n values as such a factor has them.
 inline void put_values(const float* x, i64 n, float* to) {
@@ -127,7 +134,7 @@ inline void put_values(const float* x, i64 n, X* to) {
 #define TKG_INLINE [[gnu::always_inline]] inline
 TKG_INLINE void prefetch(const void* p, i64 bytes) {
     for (i64 byte = 0; byte < bytes; byte += 64)
-        __builtin_prefetch(static_cast<const char*>(p) + byte);
+        __builtin_prefetch(static_cast<const char*>(p) + byte, 0, prefetch_locality);
 }
 
 // The lanes of a vector that fall into n elements from i on.

@@ -7,7 +7,11 @@
 
 namespace tkg {
 
-#if defined(TKG_ISA_AVX512_BF16)
+#if defined(TKG_ISA_AMX)
+extern const Variant variant_avx512_amx, variant_avx512_vbmi;
+const Variant variant_avx512_amx{"avx512_amx", lanes,      attention_block,     output_projection,
+                                 fma_rounds,   stream_sum, &variant_avx512_vbmi};
+#elif defined(TKG_ISA_AVX512_BF16)
 extern const Variant variant_avx512_bf16, variant_avx512_vbmi;
 const Variant variant_avx512_bf16{"avx512_bf16", lanes,      attention_block,     output_projection,
                                   fma_rounds,    stream_sum, &variant_avx512_vbmi};

@@ -5,6 +5,9 @@
 
 #if defined(TKG_ISA_AVX512)
 #include "simd/avx512_fp8.h"
+#if defined(TKG_ISA_AMX)
+#include "simd/amx.h"
+#endif
 #elif defined(TKG_ISA_AVX2)
 #include "simd/avx2.h"
 #else
@@ -29,6 +32,25 @@ inline void widen_row(const T* p, int n, WideFp8* to) {
 #if !defined(TKG_ISA_AVX512_BF16)
 constexpr bool multiplies_bf16 = false;  // no units for it, or they are not used
 struct Pairs {};
+#endif
+
+#if !defined(TKG_ISA_AMX)
+constexpr int prefetch_locality = 3;  // into the first cache
+constexpr bool multiplies_matrices = false;
+constexpr int matrix_rows = 16, matrix_terms = 32, matrix_columns = 16;
+struct RoundingOfMatrices {};
+inline void shape_matrices(int) {}
+inline void release_matrices() {}
+inline void zero_sums() {}
+inline void load_sums(const float*, std::int64_t) {}
+inline void store_sums(float*, std::int64_t) {}
+inline void finish_stores() {}
+inline void store_pairs(const Pairs&, bf16*) {}
+inline void store_column(float*) {}
+template <class F>
+inline void multiply_four(const bf16* const*, const std::int64_t*, const bf16*, F&&) {}
+template <class F>
+inline void multiply_matrices(const bf16*, std::int64_t, const bf16*, F&&) {}
 #endif
 
 inline Vec spread(const float* p) { return set1(*p); }

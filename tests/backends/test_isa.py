@@ -13,11 +13,12 @@ import pytest
 import tkg
 from tests.calls import BACKENDS, Call
 from tkg.backends import cpu
-from tkg.contract.dtypes import FP8
+from tkg.contract.dtypes import FP8, NUMPY
 from tkg.testing.case import Case
 
 HERE = Path(__file__).parent
-ISAS = ("baseline", "avx2", "avx512", "avx512_vbmi", "avx512_bf16", "neon")
+ISAS = ("baseline", "avx2", "avx512", "avx512_vbmi", "avx512_bf16", "avx512_amx", "neon")
+UNITS = ("avx512_bf16", "avx512_amx")
 
 pytestmark = pytest.mark.skipif("cpu" not in BACKENDS, reason="TKG_TEST_BACKENDS leaves cpu out")
 
@@ -88,10 +89,11 @@ def test_tables_of_fp8_give_the_bits_of_arithmetic(dtype: str, d_head: int, grou
 
 @pytest.mark.parametrize("stored", ["bfloat16", *FP8])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_units_for_bfloat16_are_for_hidden_states_of_it(dtype: str, stored: str) -> None:
+@pytest.mark.parametrize("isa", UNITS)
+def test_units_for_bfloat16_are_for_hidden_states_of_it(isa: str, dtype: str, stored: str) -> None:
     """Whatever the weights and the cache are; with other hidden states nothing is rounded."""
-    if "avx512_bf16" not in cpu.core().runnable_isas().split():
-        pytest.skip("this CPU has no AVX512-BF16")
+    if isa not in cpu.core().runnable_isas().split():
+        pytest.skip(f"this CPU has no {isa}")
     scaled = "ROW" if stored in FP8 else "NONE"
     case = Case(
         name="units",
@@ -106,8 +108,21 @@ def test_units_for_bfloat16_are_for_hidden_states_of_it(dtype: str, stored: str)
         out=scaled,
         static_format=stored if stored in FP8 else "float8_e4m3",
     )
-    same = bits_on("avx512_bf16", case) == bits_on("avx512_vbmi", case)
+    same = bits_on(isa, case) == bits_on("avx512_vbmi", case)
     assert same == (dtype != "bfloat16")
+
+
+@pytest.mark.parametrize("features", [1, 31, 32, 65, 700])
+def test_rows_have_their_bits_whatever_computes_them(features: int) -> None:
+    """`avx512_amx` takes vectors for few rows. Weights of all sizes, most of them denormal."""
+    rng = np.random.default_rng(features)
+    bits = rng.integers(0, 0x200, (features, 70)) | rng.integers(0, 2, (features, 70)) << 15
+    weight = bits.astype(np.uint16).view(NUMPY["bfloat16"])
+    x = (rng.standard_normal((20, 1, features)) * 8).astype(NUMPY["bfloat16"])
+    project = tkg.Projection(tkg.Linear(weight), backend="cpu")
+    together = project(x).tobytes()
+    assert together == b"".join(project(row[None]).tobytes() for row in x)
+    assert together == b"".join(project(x[i : i + 4]).tobytes() for i in range(0, 20, 4))
 
 
 def bits_on(isa: str, case: Case) -> list[bytes]:

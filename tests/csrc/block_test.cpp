@@ -280,7 +280,7 @@ Linear as_panels(const Linear& plain, std::vector<unsigned char>& storage) {
 // off by up to 2^-9 of itself, at random: 6 * 2^-9 / sqrt(3) = 7e-3 of a sum of size 1 is six
 // standard deviations.
 bool rounds_operand(const char* isa, DType dtype) {
-    return std::strcmp(isa, "avx512_bf16") == 0 &&
+    return (std::strcmp(isa, "avx512_bf16") == 0 || std::strcmp(isa, "avx512_amx") == 0) &&
            (dtype == DType::bfloat16 || size_of(dtype) == 1);
 }
 

@@ -349,8 +349,135 @@ void check_turned(const char* name) {
     }
 }
 
+#if defined(TKG_ISA_AMX)
+constexpr int strip = 4 * matrix_columns;
+
+// A left factor [16, terms] and a right one [terms, strip] in rows of pairs, with numbers of
+// `make`.
+struct Factors {
+    int terms;
+    std::vector<bf16> left, right;
+
+    template <class Make>
+    Factors(int k, Make make)
+        : terms(k),
+          left(static_cast<std::size_t>(matrix_rows * k)),
+          right(static_cast<std::size_t>(k * strip)) {
+        for (bf16& x : left) x = make();
+        for (bf16& x : right) x = make();
+    }
+    float x(int row, int i) const {
+        return to_float(left[static_cast<std::size_t>(row * terms + i)]);
+    }
+    float w(int i, int column) const {
+        return to_float(right[static_cast<std::size_t>(i / 2 * 2 * strip + 2 * column + i % 2)]);
+    }
+};
+
+bf16 rounded(float x) {
+    bf16 to;
+    from_float(x, &to);
+    return to;
+}
+
+bf16 small_whole_number() { return rounded(static_cast<float>(std::rand() % 17 - 8)); }
+
+// Of all sizes that bfloat16 has, denormal ones too.
+bf16 any_number() {
+    bf16 x;
+    do x.bits = static_cast<std::uint16_t>(std::rand() & 0xffff);
+    while ((x.bits & 0x7fff) > 0x5f00);  // products stay finite
+    return x;
+}
+
+// What units for matrices add to a sum, by their definition (Intel's manual, TDPBF16PS).
+float sum_in_order(const Factors& f, int row, int column, float sum) {
+    const auto flushed = [](float x) {
+        return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x;
+    };
+    for (int begin = 0; begin < f.terms; begin += matrix_terms) {
+        float half[2] = {0, 0};
+        for (int i = begin; i < begin + matrix_terms; ++i)
+            half[i % 2] =
+                flushed(std::fma(flushed(f.x(row, i)), flushed(f.w(i, column)), half[i % 2]));
+        sum = flushed(sum + flushed(half[0] + half[1]));
+    }
+    return sum;
+}
+
+template <class Make>
+void check_products_of_matrices(const char* name, Make make) {
+    for (int rows = 1; rows <= matrix_rows; ++rows) {
+        const Factors f(2 * matrix_terms, make);
+        std::vector<float> sums(static_cast<std::size_t>(rows * strip), 1.0f);
+        int asked = 0;
+        shape_matrices(rows);
+        load_sums(sums.data(), strip);
+        for (int i = 0; i < f.terms; i += matrix_terms)
+            multiply_matrices(f.left.data() + i, f.terms, f.right.data() + i * strip,
+                              [&] { ++asked; });
+        store_sums(sums.data(), strip);
+        release_matrices();
+        CHECK(asked == 8, "asked %d times", asked);
+        for (int r = 0; r < rows; ++r)
+            for (int c = 0; c < strip; ++c) {
+                const float got = sums[static_cast<std::size_t>(r * strip + c)];
+                const float expected = sum_in_order(f, r, c, 1.0f);
+                CHECK(std::memcmp(&got, &expected, sizeof got) == 0,
+                      "%s, %d rows: [%d, %d] is %a, not %a", name, rows, r, c,
+                      static_cast<double>(got), static_cast<double>(expected));
+            }
+    }
+}
+
+void check_four_products() {
+    const Factors f(4 * matrix_terms, small_whole_number);
+    // Of four left factors of other distances each, all by the first 16 columns of one right one.
+    std::vector<bf16> right(static_cast<std::size_t>(matrix_terms * matrix_columns));
+    for (int i = 0; i < matrix_terms; ++i)
+        for (int c = 0; c < matrix_columns; ++c)
+            right[static_cast<std::size_t>(i / 2 * 2 * matrix_columns + 2 * c + i % 2)] =
+                rounded(f.w(i, c));
+    const bf16* left[4];
+    std::int64_t distance[4];
+    for (int g = 0; g < 4; ++g) {
+        left[g] = f.left.data() + g * matrix_terms;
+        distance[g] = f.terms;
+    }
+    std::vector<float> sums(4 * 16 * 16);
+    shape_matrices(matrix_rows);
+    zero_sums();
+    multiply_four(left, distance, right.data(), [] {});
+    store_column(sums.data());
+    release_matrices();
+    for (int g = 0; g < 4; ++g)
+        for (int r = 0; r < matrix_rows; ++r)
+            for (int c = 0; c < matrix_columns; ++c) {
+                float expected = 0;
+                for (int i = 0; i < matrix_terms; ++i)
+                    expected += f.x(r, g * matrix_terms + i) * f.w(i, c);
+                const float got = sums[static_cast<std::size_t>((g * 16 + r) * 16 + c)];
+                CHECK(got == expected, "product %d: [%d, %d] is %g, not %g", g, r, c,
+                      static_cast<double>(got), static_cast<double>(expected));
+            }
+}
+
+void check_rounding_of_matrices() {
+    volatile float factor = 0x1p-70f;
+    const auto denormal = [&] { return sum(mul(set1(factor), set1(factor))); };
+    CHECK(denormal() > 0, "2^-140 is a denormal number");
+    {
+        const RoundingOfMatrices rounding;
+        CHECK(denormal() == 0, "denormal numbers count as zero");
+    }
+    CHECK(denormal() > 0, "only meanwhile");
+}
+#endif
+
 const char* isa() {
-#if defined(TKG_ISA_AVX512_BF16)
+#if defined(TKG_ISA_AMX)
+    return "avx512_amx";
+#elif defined(TKG_ISA_AVX512_BF16)
     return "avx512_bf16";
 #elif defined(TKG_ISA_AVX512_VBMI)
     return "avx512_vbmi";
@@ -398,6 +525,12 @@ int main() {
     check_rows_of_pairs<e4m3fn>("rows of e4m3fn");
     check_fp8_pairs<e4m3>("e4m3 in pairs", DType::float8_e4m3);
     check_fp8_pairs<e4m3fn>("e4m3fn in pairs", DType::float8_e4m3fn);
+#endif
+#if defined(TKG_ISA_AMX)
+    check_products_of_matrices("whole numbers", small_whole_number);
+    check_products_of_matrices("numbers of all sizes", any_number);
+    check_four_products();
+    check_rounding_of_matrices();
 #endif
     check_turned<float>("float32");
     check_turned<f16>("float16");

@@ -79,7 +79,7 @@ def unavailable() -> str | None:
 
 def computes() -> str:
     """What is rounded on the way: "bfloat16 operands" where units for bfloat16 may be used."""
-    return "bfloat16 operands" if core().isa() == "avx512_bf16" else "float32"
+    return "bfloat16 operands" if core().rounds_operands() else "float32"
 
 
 def get_num_threads() -> int:
