@@ -254,12 +254,13 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
                              queries + h * rows * d};
     };
     for (i64 h = 0; h < plan.heads; ++h) head_of(h).begin();
-    if (multiplies_matrices) shape_matrices(matrix_rows);
+    const bool matrices = uses_matrices(head_of(0).task);
+    if (matrices) shape_matrices(matrix_rows);
     if (plan.heads == 1)
         attend_head(head_of(0), index, scratch);
     else
         attend_heads(head_of, index, scratch);
-    if (multiplies_matrices) release_matrices();
+    if (matrices) release_matrices();
 }
 
 // out[0..d) of one query head and token: all splits of its row, merged in order.

@@ -1,10 +1,10 @@
 """The CPU backend: the Python side of the C++ core.
 
 The core picks its kernels for this CPU's instruction set when it is loaded; the environment
-variable `TKG_ISA` names another: `baseline`, `avx2`, `avx512`, `avx512_vbmi` or `avx512_bf16`. The
-last one rounds operands of products to bfloat16 where the hidden states are bfloat16. The core
-starts with one thread for each CPU that this process may use, or as many as `TKG_NUM_THREADS` or
-`OMP_NUM_THREADS` says.
+variable `TKG_ISA` names another: `baseline`, `avx2`, `avx512`, `avx512_vbmi`, `avx512_bf16` or
+`avx512_amx`. The last two round operands of products to bfloat16 where the hidden states are
+bfloat16. The core starts with one thread for each CPU that this process may use, or as many as
+`TKG_NUM_THREADS` or `OMP_NUM_THREADS` says.
 """
 
 from tkg.backends.cpu.calls import attention_block, output_projection
