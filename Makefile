@@ -22,7 +22,7 @@ test: $(VENV)/test.stamp  ## the whole test suite
 	$(PYTEST)
 	TKG_TEST_SHORT=1 TRITON_INTERPRET=1 TKG_TEST_BACKENDS=cuda $(PYTEST) $(SHARED) -k cuda
 	TKG_TEST_SHORT=1 TKG_EXAMPLES=15 TKG_SWEEP=10 $(NEURON)
-	TKG_TEST_SHORT=1 TKG_TEST_NEURON_CORES=2 $(NEURON)
+	TKG_TEST_SHORT=1 TKG_EXAMPLES=2 TKG_TEST_NEURON_CORES=2 $(NEURON)
 
 test-gpu:  ## the suite on this machine's GPU, and compute-sanitizer; nothing is built or installed
 	PYTHONPATH=src:. $(PYTHON) -m tests.on_gpu
@@ -50,7 +50,7 @@ sanitize: sanitize-address,undefined sanitize-thread  ## the C++ core's own test
 sanitize-%: $(VENV)/run.stamp
 	$(BIN)/pip install --quiet cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$@ -G Ninja \
-	  -DTKG_PYTHON=OFF -DTKG_TESTS=ON -DTKG_SANITIZE=$*
+	  -DTKG_PYTHON=OFF -DTKG_TESTS=ON -DTKG_SANITIZE=$* -DTKG_FEW_VARIANTS=ON
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/$@
 	$(BIN)/ctest --test-dir build/$@ --output-on-failure
 

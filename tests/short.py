@@ -12,7 +12,7 @@ from typing import Any
 
 SHORT = os.environ.get("TKG_TEST_SHORT") == "1"
 
-EXAMPLES = int(os.environ.get("TKG_EXAMPLES", "4" if SHORT else "150"))
+EXAMPLES = int(os.environ.get("TKG_EXAMPLES", "4" if SHORT else "100"))
 """Random calls that a property is tried on."""
 
 SWEEP_STEP = int(os.environ.get("TKG_SWEEP", "59" if SHORT else "1"))
