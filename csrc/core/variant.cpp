@@ -71,10 +71,8 @@ const Candidate* candidates(int* count) {
         {&variant_avx512_amx, runs_avx512_amx()},
         {&variant_avx512_bf16, runs_avx512_bf16(), pairs_pay()},
         {&variant_avx512_vbmi, runs_avx512_vbmi()},
-#if defined(TKG_HAS_AVX512)
+#if !defined(TKG_FEW_VARIANTS)
         {&variant_avx512, runs_avx512()},
-#endif
-#if defined(TKG_HAS_AVX2)
         {&variant_avx2, runs_avx2()},
 #endif
 #endif

@@ -15,7 +15,7 @@ namespace {
 constexpr bool multiplies_matrices = true;
 
 // What will be needed is asked for into the second cache: processors that have these units take
-// more such requests at a time than for the first. Measured: 3 to 6 % sooner.
+// more such requests at a time than for the first. Measured: 3 % sooner.
 constexpr int prefetch_locality = 2;
 
 // Rows of a matrix, at most; neighbours of a sum that one product takes; columns of a register.

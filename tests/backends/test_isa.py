@@ -114,7 +114,7 @@ def test_units_for_bfloat16_are_for_hidden_states_of_it(isa: str, dtype: str, st
 
 @pytest.mark.parametrize("features", [1, 31, 32, 65, 700])
 def test_rows_have_their_bits_whatever_computes_them(features: int) -> None:
-    """`avx512_amx` takes vectors for few rows. Weights of all sizes, most of them denormal."""
+    """`avx512_amx` takes vectors for few rows. A quarter of the weights are denormal."""
     rng = np.random.default_rng(features)
     bits = rng.integers(0, 0x200, (features, 70)) | rng.integers(0, 2, (features, 70)) << 15
     weight = bits.astype(np.uint16).view(NUMPY["bfloat16"])

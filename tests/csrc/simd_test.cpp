@@ -431,8 +431,10 @@ void check_products_of_matrices(const char* name, Make make) {
 }
 
 void check_four_products() {
-    const Factors f(4 * matrix_terms, small_whole_number);
-    // Of four left factors of other distances each, all by the first 16 columns of one right one.
+    const Factors f(matrix_terms, small_whole_number);
+    // By the first 16 columns of f's right factor: four left ones, each with rows of another
+    // length.
+    std::vector<bf16> lefts[4];
     std::vector<bf16> right(static_cast<std::size_t>(matrix_terms * matrix_columns));
     for (int i = 0; i < matrix_terms; ++i)
         for (int c = 0; c < matrix_columns; ++c)
@@ -441,8 +443,10 @@ void check_four_products() {
     const bf16* left[4];
     std::int64_t distance[4];
     for (int g = 0; g < 4; ++g) {
-        left[g] = f.left.data() + g * matrix_terms;
-        distance[g] = f.terms;
+        distance[g] = (g + 1) * matrix_terms;
+        lefts[g].resize(static_cast<std::size_t>(matrix_rows * distance[g]));
+        for (bf16& x : lefts[g]) x = small_whole_number();
+        left[g] = lefts[g].data();
     }
     std::vector<float> sums(4 * 16 * 16);
     shape_matrices(matrix_rows);
@@ -455,7 +459,7 @@ void check_four_products() {
             for (int c = 0; c < matrix_columns; ++c) {
                 float expected = 0;
                 for (int i = 0; i < matrix_terms; ++i)
-                    expected += f.x(r, g * matrix_terms + i) * f.w(i, c);
+                    expected += to_float(left[g][r * distance[g] + i]) * f.w(i, c);
                 const float got = sums[static_cast<std::size_t>((g * 16 + r) * 16 + c)];
                 CHECK(got == expected, "product %d: [%d, %d] is %g, not %g", g, r, c,
                       static_cast<double>(got), static_cast<double>(expected));
