@@ -130,7 +130,10 @@ def attention_block_tkg(
         static = quantization_type_out == QuantizationType.STATIC
         tiled = goes_in_tiles(W_out, static, bias_out, sizes.rows)
         columns = OutputColumns(share, sizes.rows, (transposed_out, out_in_sb), tiled)
-    attention = attention_tile(manager, sizes, X.dtype, columns)
+    fold = 1
+    if W_out != None and not skip_attention:
+        fold = sizes.fold()
+    attention = attention_tile(manager, sizes, X.dtype, columns, fold)
     length, prior = context_length(V, active_blocks_table, attention_mask, sizes.tokens)
     context = plan_context(length, prior, V.shape[1] if block else 0, sizes.batch)
     rows, here = share_work(sizes.batch, context)
@@ -258,20 +261,27 @@ class Sizes(nl.NKIObject):
         """The heads of Q, of K or V, and their size, where each part of a head counts as one."""
         return self.q_heads * self.parts, self.kv_heads * self.parts, self.size
 
+    def fold(self):
+        """How many heads the attention output has after each other on the partitions: as many as
+        the projection takes, but one where not all queries of a row are done at once."""
+        few = self.q_heads * self.tokens <= PMAX and self.parts == 1
+        return fold_heads(self.size, self.q_heads, False) if few else 1
+
     def heads_of(self, t):
         """[d/parts, heads*parts, R] as [d/parts, heads*parts, B, S]."""
         return t.reshape((self.size, t.shape[1], self.batch, self.tokens))
 
 
-def attention_tile(manager, sizes, dtype, columns):
-    """The attention output [d/parts, B, q*parts, S]. Heads first: so the projection takes it as it
-    lies; where columns go in tiles, among zeros."""
-    heads = sizes.q_heads * sizes.parts
-    folded = fold_heads(sizes.size, heads, False) * sizes.parts > 1
+def attention_tile(manager, sizes, dtype, columns, fold):
+    """The attention output [fold*d/parts, B, q*parts/fold, S]: head g*fold + i is at g on partitions
+    i*d .. (i+1)*d. Heads first: so the projection takes it as it lies; where columns go in tiles,
+    among zeros."""
+    size, heads = fold * sizes.size, sizes.q_heads * sizes.parts // fold
+    folded = fold_heads(size, heads, False) * sizes.parts > 1
     if columns == None or columns.tiled == 0 or folded:
-        shape = (sizes.size, heads, sizes.batch, sizes.tokens)
+        shape = (size, heads, sizes.batch, sizes.tokens)
         return manager.stack(shape, dtype, "attention").permute((0, 2, 1, 3))
-    columns.padded = manager.stack((sizes.size, heads, QUADRANT), dtype, "attention")
+    columns.padded = manager.stack((size, heads, QUADRANT), dtype, "attention")
     nisa.memset(columns.padded, 0.0, engine=nisa.engine.gpsimd)
     rows = columns.padded[:, :, columns.place]
     return rows.reshape_dim(2, (sizes.batch, sizes.tokens)).permute((0, 2, 1, 3))

@@ -4,7 +4,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, PMAX, load_small, swap_with_peer
-from tkg.backends.neuron.partials import FLOOR, MASKED, rescale
+from tkg.backends.neuron.partials import FLOOR, MASKED, rescale, write_heads
 from tkg.backends.neuron.sbuf_manager import SMALL
 
 MOST = 2.0**48  # of exp(score - m) of a new token: 2^24 slots with p <= 1 are nothing beside it
@@ -152,7 +152,7 @@ class Ending(nl.NKIObject):
         )
 
     def write(self, out, landmarks):
-        """Writes out [d/parts, rows, N*parts, S], when acc is there."""
+        """Writes `out` (`write_heads`), when acc is there."""
         queries = self.queries
         acc = self.partial.acc
         if self.peer != None:
@@ -164,10 +164,7 @@ class Ending(nl.NKIObject):
         for part in range(queries.parts):
             sums = self.sums[part]
             nisa.tensor_tensor(sums, sums, acc[part], nl.add)
-            target = out[:, :, part : queries.heads * queries.parts : queries.parts, :]
-            inverse = self.l[0 : queries.size, :].reshape(target.shape)
-            sums = sums.reshape(target.shape)
-            landmarks.written.append(nisa.tensor_tensor(target, sums, inverse, nl.multiply))
+            landmarks.written += write_heads(queries, sums, self.l, out, part)
 
 
 class Peer(nl.NKIObject):

@@ -75,8 +75,8 @@ def share(sbm, queries, total, whole):
 
 
 def finish(queries, total, out, masked):
-    """out [d/parts, rows, N*parts, S] = acc / l; 0 where nothing counts, which there may be only if
-    `masked`. Uses up l. Returns the instructions that write `out`."""
+    """Writes `out` (`write_heads`) = acc / l; 0 where nothing counts, which there may be only if
+    `masked`. Uses up l. Returns the instructions that write it."""
     l = total.l
     if masked:
         # It is at least 1 where anything counts: the largest p is exp(0).
@@ -85,9 +85,24 @@ def finish(queries, total, out, masked):
     nisa.tensor_scalar(l, l, nl.power, -1.0, engine=nisa.engine.gpsimd)
     written = []
     for i in range(queries.parts):
-        # Head n's part i is at n*parts + i.
-        target = out[:, :, i : queries.heads * queries.parts : queries.parts, :]
-        inverse = l[0 : queries.size, :].reshape(target.shape)
-        acc = total.acc[i].reshape(target.shape)
-        written.append(nisa.tensor_tensor(target, acc, inverse, nl.multiply))
+        written += write_heads(queries, total.acc[i], l, out, i)
+    return written
+
+
+def write_heads(queries, acc, inverse, out, part):
+    """out [fold*d/parts, rows, N*parts/fold, S] = acc [d/parts, C] * inverse [128, C] for one part
+    of the heads; head g*fold + i goes to partitions i*d .. (i+1)*d. Returns the instructions."""
+    size, heads, tokens = queries.size, queries.heads, queries.tokens
+    fold = out.shape[0] // size
+    shape = (size, out.shape[1], heads, tokens)
+    acc, inverse = acc.reshape(shape), inverse[0:size, :].reshape(shape)
+    written = []
+    for i in range(fold):
+        # Head n's part is at n*parts + part.
+        target = out[i * size : (i + 1) * size, :, part : out.shape[2] : queries.parts, :]
+        here = slice(i, heads - fold + i + 1, fold)
+        # Engines in turn, so that they work at once.
+        by = nisa.engine.gpsimd if i % 2 == 1 else nisa.engine.vector
+        some = (acc[:, :, here, :], inverse[:, :, here, :])
+        written.append(nisa.tensor_tensor(target, some[0], some[1], nl.multiply, engine=by))
     return written
