@@ -29,14 +29,15 @@ HALVED = 1024  # most scores of a pass on a partition from which m is taken by t
 
 class Pass(nl.NKIObject):
     """Rows first..first+count of the batch over one part of the context; pass number `turn`.
-    `begins`: whether it is those rows' first. `total`: their partial. `largest`: the pass's own m,
-    in PSUM."""
+    `begins`: whether it is those rows' first. `exposed`: whether its softmax has no other pass's
+    work beside it. `total`: their partial. `largest`: the pass's own m, in PSUM."""
 
     def __init__(self, rows, context, turn, begins):
         self.first, self.count = rows
         self.context = context
         self.turn = turn
         self.begins = begins
+        self.exposed = False
         self.total = None
         self.largest = None
 
@@ -57,6 +58,8 @@ def plan_passes(queries, first_row, rows, reader):
         for g in range(0, context.groups, groups):
             part = context.part(context.first_group + g, min(groups, context.groups - g))
             plan.append(Pass((first, n), part, len(plan), g == 0))
+    for this in (plan[0], plan[-1]):
+        this.exposed = True
     return plan
 
 
@@ -133,8 +136,8 @@ def attend(sbm, queries, reader, visibility, rows, target):
 
 
 class Buffers(nl.NKIObject):
-    """What two passes in flight need: scores and probabilities [128, rows, q heads * S, tiles],
-    single values a column; a matrix of ones; what it takes where not all queries of a unit see the
+    """What two passes in flight need: scores [128, rows, q heads * S, groups, 1 + run] and
+    probabilities [128, rows, q heads * S, tiles], single values a column; a matrix of ones; what it takes where not all queries of a unit see the
     same slots, else None; and the `landmarks` so far."""
 
     def __init__(self, sbm, queries, plan, reader, visibility):
@@ -144,12 +147,14 @@ class Buffers(nl.NKIObject):
             unit = queries.group * queries.tokens
             self.nonfinite = NonfiniteValues(sbm, reader.context.run, reader.d_head, unit)
         rows = max([part.count for part in plan])
-        tiles = max([part.context.tiles() for part in plan])
+        groups = max([part.context.groups for part in plan])
+        run = reader.context.run
         columns = queries.columns()
-        # One more, that holds the sink or FLOOR: so m is that at least.
-        shape = (PMAX, rows, columns, tiles + 1)
+        # Before each group's one more, that holds the largest so far: so m is the sink or FLOOR at
+        # least.
+        shape = (PMAX, rows, columns, groups, 1 + run)
         self.scores = sbm.ring(2, shape, nl.float32, "attention.scores")
-        shape = (PMAX, rows, columns, tiles)
+        shape = (PMAX, rows, columns, groups * run)
         self.weights = sbm.ring(2, shape, queries.kind, "attention.p")
         self.ones = filled(sbm, (PMAX, PMAX), 1.0, "attention.ones")
         self.ones_of_kind = self.ones
@@ -168,8 +173,7 @@ def score(queries, reader, visibility, this, buffers):
     context = this.context
     scores = buffers.scores[this.turn % 2]
     nisa.memset(scores, MASKED, engine=reader.by)
-    tiles = context.tiles()
-    floor = scores[:, :, :, tiles]
+    floor = scores[:, :, :, 0, 0]
     if visibility.sink == None:
         nisa.memset(floor, FLOOR, engine=reader.by)
     else:
@@ -184,15 +188,22 @@ def score(queries, reader, visibility, this, buffers):
     unit = queries.group * queries.tokens
     for g in range(context.groups):
         there = context.first_group - reader.context.first_group + g
-        tiles = slice(g * context.run, (g + 1) * context.run)
         for row in range(0, this.count, step):
             rows = range(this.first + row, this.first + min(row + step, this.count))
-            part = scores[0 : context.height(g), row : row + len(rows), :, tiles]
+            part = scores[0 : context.height(g), row : row + len(rows), :, g, 1:]
             for kvs in heads:
                 columns = slice(kvs[0] * unit, (kvs[-1] + 1) * unit)
                 units = (rows, kvs, there)
                 target = part[:, :, columns, :]
                 buffers.landmarks.scored = score_units(queries, reader, visibility, units, target)
+        if g + 1 < context.groups and this.exposed:
+            # At once, so that there is less to do when the last group's are there.
+            here = scores[:, 0 : this.count, :, g, :]
+            largest = buffers.columns[this.turn % 2][1][:, 0 : this.count * queries.columns()]
+            largest = largest.reshape(here.shape[0:3])
+            nisa.tensor_reduce(largest, nl.maximum, here, axis=3)
+            # Side by side first: what lies apart takes Vector twice as long.
+            nisa.tensor_copy(scores[:, 0 : this.count, :, g + 1, 0], largest, engine=reader.by)
 
 
 def score_units(queries, reader, visibility, which, scores):
@@ -249,11 +260,13 @@ def find_largest(queries, this, buffers):
     """The largest score of each column of a pass, the sink or FLOOR at least, on every partition:
     the pass's `largest`, and where the pass begins a partial that one's m."""
     turn = this.turn
-    tiles = this.context.tiles()
     width = this.count * queries.columns()
-    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0 : tiles + 1]
+    groups, run = this.context.groups, this.context.run
+    first = groups - 1 if this.exposed else 0
+    scores = buffers.scores[turn % 2][:, 0 : this.count, :, first:groups, :]
+    scores = scores.reshape((PMAX, width, groups - first, 1 + run))
     part = buffers.columns[turn % 2][0][:, 0:width]
-    nisa.tensor_reduce(part, nl.maximum, scores.reshape((PMAX, width, tiles + 1)), axis=2)
+    nisa.tensor_reduce(part, nl.maximum, scores, axis=(2, 3))
     largest = buffers.largest[turn % 2][0:width, :]
     turned = nl.ndarray((width, PMAX), nl.float32, buffer=nl.psum)
     nisa.nc_transpose(turned, part, engine=nisa.engine.tensor)
@@ -271,9 +284,12 @@ def softmax(queries, this, buffers, by):
     turn, total = this.turn, this.total
     tiles = this.context.tiles()
     width = this.count * queries.columns()
-    flat = (PMAX, width, tiles)
-    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
-    weights = buffers.weights[turn % 2][:, 0 : this.count, :, 0:tiles].reshape(flat)
+    groups, run = this.context.groups, this.context.run
+    scores = buffers.scores[turn % 2][:, 0 : this.count, :, 0:groups, 1:]
+    scores = scores.reshape((PMAX, width, groups, run))
+    weights = buffers.weights[turn % 2][:, 0 : this.count, :, 0:tiles]
+    weights = weights.reshape((PMAX, width, tiles))
+    by_group = weights.reshape((PMAX, width, groups, run))
     part, m, scale = [tile[:, 0:width] for tile in buffers.columns[turn % 2]]
     engines = (nisa.engine.vector, by)
     # In PSUM, where Vector takes it at twice the speed, and in SBUF, which GpSimd reaches.
@@ -282,14 +298,17 @@ def softmax(queries, this, buffers, by):
         nisa.tensor_tensor(m, this.largest, total.m, nl.maximum)
         shifts = [m, m]
     # In two halves where that is sooner done, each by an engine of its own.
-    step = -(-tiles // 2) if PMAX < tiles * width <= HALVED else tiles
+    halves = PMAX < tiles * width <= HALVED and tiles > 1
+    axis = 2 if groups > 1 or not halves else 3
+    step = -(-scores.shape[axis] // 2) if halves else scores.shape[axis]
     exps = []
-    for i in range(-(-tiles // step)):
-        here = slice(i * step, min((i + 1) * step, tiles))
-        part_of = scores[:, :, here]
-        shift = shifts[i].expand_dim(2).broadcast(2, part_of.shape[2])
+    for i in range(2 if halves else 1):
+        first, last = i * step, min((i + 1) * step, scores.shape[axis])
+        part_of = scores.slice(axis, first, last)
+        shift = shifts[i].expand_dim(2).expand_dim(3)
+        shift = shift.broadcast(2, part_of.shape[2]).broadcast(3, part_of.shape[3])
         nisa.tensor_tensor(part_of, part_of, shift, nl.subtract, engine=engines[i])
-        exps.append(nisa.activation(weights[:, :, here], nl.exp, part_of))
+        exps.append(nisa.activation(by_group.slice(axis, first, last), nl.exp, part_of))
     buffers.landmarks.weighed = exps
     sums = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
     if tiles <= FEW_TILES:
