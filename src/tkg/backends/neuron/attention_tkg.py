@@ -137,8 +137,9 @@ def attend(sbm, queries, reader, visibility, rows, target):
 
 class Buffers(nl.NKIObject):
     """What two passes in flight need: scores [128, rows, q heads * S, groups, 1 + run] and
-    probabilities [128, rows, q heads * S, tiles], single values a column; a matrix of ones; what it takes where not all queries of a unit see the
-    same slots, else None; and the `landmarks` so far."""
+    probabilities [128, rows, q heads * S, tiles], single values a column; a matrix of ones; what it
+    takes where not all queries of a unit see the same slots, else None; and the `landmarks` so far.
+    """
 
     def __init__(self, sbm, queries, plan, reader, visibility):
         self.landmarks = Landmarks()
@@ -172,7 +173,10 @@ def score(queries, reader, visibility, this, buffers):
     """scores = K q where a slot counts, MASKED elsewhere."""
     context = this.context
     scores = buffers.scores[this.turn % 2]
-    nisa.memset(scores, MASKED, engine=reader.by)
+    masked = nisa.memset(scores, MASKED, engine=reader.by)
+    if reader.by == nisa.engine.gpsimd:
+        # Of a later pass not at the beginning, when the norm waits for GpSimd.
+        masked.depends_on(*buffers.landmarks.scored)
     floor = scores[:, :, :, 0, 0]
     if visibility.sink == None:
         nisa.memset(floor, FLOOR, engine=reader.by)
