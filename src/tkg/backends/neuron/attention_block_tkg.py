@@ -60,6 +60,7 @@ from tkg.contract.quantization import QuantizationType
 FEW_TILES = 64  # of a call's context, up to which the tensor engine often waits
 LATE_ROWS = 32  # up to which K and V of the new tokens wait for the first of the cache
 LAST_LOADS = 4  # of Q's weights, that come before what another queue loads next
+MANY = 512  # elements of X on a partition, whose norm takes longer than the clock needs to rise
 WHOLE_X = 50  # times X that QKV's weights have to be, for both cores to read all of it
 
 
@@ -153,7 +154,8 @@ def attention_block_tkg(
             gamma = load_gamma(manager, rmsnorm_X_gamma, split)
         eps = 1e-3 if rmsnorm_X_eps == None else rmsnorm_X_eps
         x = input_norm_tkg(manager, x, split, gamma, eps, whole=whole)
-    clock.start()
+    # Of many rows the norm takes longer than the clock stays up: it rises while that is made.
+    clock.start(split.loads if sizes.rows * split.count > MANY else ())
     # What depends on no stage is made before the first of them: later it would wait for their SBUF.
     qkv_scales = QkvScales(
         manager, sizes.sections(), quantization_type_qkv, bias_qkv, weight_dequant_scale_qkv,
@@ -273,9 +275,9 @@ class Sizes(nl.NKIObject):
 
 
 def attention_tile(manager, sizes, dtype, columns, fold):
-    """The attention output [fold*d/parts, B, q*parts/fold, S]: head g*fold + i is at g on partitions
-    i*d .. (i+1)*d. Heads first: so the projection takes it as it lies; where columns go in tiles,
-    among zeros."""
+    """The attention output [fold*d/parts, B, q*parts/fold, S]: head g*fold + i is at g, on
+    partitions i*d .. (i+1)*d. Heads first: so the projection takes it as it lies; where columns go
+    in tiles, among zeros."""
     size, heads = fold * sizes.size, sizes.q_heads * sizes.parts // fold
     folded = fold_heads(size, heads, False) * sizes.parts > 1
     if columns == None or columns.tiled == 0 or folded:

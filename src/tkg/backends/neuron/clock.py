@@ -32,9 +32,10 @@ class Clock(nl.NKIObject):
         if len(after) > 0:
             self.multiply(after, count)
 
-    def start(self):
-        """Multiplies from the kernel's beginning on. To be called behind the work of then."""
-        self.multiply([], MULTIPLIES)
+    def start(self, after=()):
+        """Multiplies from the kernel's beginning on, or once the instructions `after` are done. To
+        be called behind the work of then."""
+        self.multiply(after, MULTIPLIES)
 
     def multiply(self, after, count):
         for _ in range(count):

@@ -23,14 +23,15 @@ from tkg.backends.neuron.layout import (
 from tkg.backends.neuron.matrices import filled
 
 PIECE = 256  # elements of a partition that are normalised at once
-IN_PSUM = 1024  # elements of a partition, up to which PSUM has room for what Vector weighs alone
+IN_PSUM = 1024  # elements of a partition, up to which PSUM has room for them
 SCRATCH = 16 * 1024  # bytes, that the tables loaded meanwhile need not wait for
 
 
 class HiddenSplit(nl.NKIObject):
     """How H lies on chip. `hidden`: elements that count; `width`: J; `full`: partitions with all J
     values, `last`: values on the partition after those (0 if there is none); `first`, `count`: this
-    core's columns j; `row`: elements from one row of X or W to the next."""
+    core's columns j; `row`: elements from one row of X or W to the next. `loads`: the instructions
+    that bring X from HBM."""
 
     def __init__(self, hidden, row, width=0):
         self.hidden = hidden
@@ -45,6 +46,7 @@ class HiddenSplit(nl.NKIObject):
         half = self.width // lnc
         self.first = nl.program_id(0) * half
         self.count = half
+        self.loads = []
 
     def both(self):
         """The same for the columns of both cores."""
@@ -111,7 +113,7 @@ def load_hidden(sbm, X, split, rows, normed=False):
                 [[split.width, partitions], [split.row, rows], [1, columns]],
                 offset=p * split.width + split.first + j,
             )
-            copy(part, source)
+            split.loads.append(copy(part, source))
     return x.permute((0, 2, 1))
 
 
@@ -135,6 +137,12 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm", whole=None):
     partitions, columns, rows = x.shape
     normed = sbm.stack((partitions, rows, columns), x.dtype, name + ".x")
     sbm.open_scope(name)
+    in_psum = split.last == 0 and rows > 1 and 2 * PIECE < rows * columns <= IN_PSUM
+    if in_psum and gamma != None:
+        # First: what has its bank next waits for the last use of it.
+        wide = nl.ndarray(gamma.shape, nl.float32, buffer=nl.psum)
+        nisa.tensor_copy(wide, gamma)
+        gamma = wide
     if whole == None:
         sums = square_sums(sbm, x, split, name)
     else:
@@ -147,21 +155,21 @@ def input_norm_tkg(sbm, x, split, gamma, eps, name="input_norm", whole=None):
         total = sbm.stack((PMAX, rows), nl.float32, name + ".total")
         nisa.tensor_copy(total, psum)
         exchange(sbm, total, nl.add, name)
-    # With gamma while the sums are made; in pieces, so that the projection begins with the first.
-    step = max(1, PIECE // rows)
-    pieces = [slice(j, min(j + step, columns)) for j in range(0, columns, step)]
-    if split.last == 0 and rows > 1 and 2 * PIECE < rows * columns <= IN_PSUM:
-        weighted = weigh_in_psum(x, gamma, pieces)
-    else:
-        tile = sbm.stack(normed.shape, nl.float32, name + ".weighted")
-        weigh(x, split, gamma, tile)
-        weighted = [tile[:, :, here] for here in pieces]
+    # Before the products with gamma, which are made meanwhile: Vector takes it between them.
     rstd = sbm.stack((PMAX, rows), nl.float32, name + ".rstd")
     reciprocal_root(rstd, total, 1.0 / split.hidden, eps)
     factor = rstd[0:partitions, :].expand_dim(2).broadcast(2, columns)
-    for i in range(len(pieces)):
-        here = pieces[i]
-        nisa.tensor_tensor(normed[:, :, here], weighted[i], factor[:, :, here], nl.multiply)
+    # In pieces, so that the projection begins with the first.
+    step = max(1, PIECE // rows)
+    pieces = [slice(j, min(j + step, columns)) for j in range(0, columns, step)]
+    if in_psum:
+        norm_in_psum(x, gamma, pieces, factor, normed)
+    else:
+        weighted = sbm.stack(normed.shape, nl.float32, name + ".weighted")
+        weigh(x, split, gamma, weighted)
+        for here in pieces:
+            target, source = normed[:, :, here], weighted[:, :, here]
+            nisa.tensor_tensor(target, source, factor[:, :, here], nl.multiply)
     sbm.close_scope(SCRATCH)
     return normed.permute((0, 2, 1))
 
@@ -189,25 +197,21 @@ def weigh(x, split, gamma, weighted):
                 nisa.tensor_tensor(target, source, weight, nl.multiply, engine=by)
 
 
-def weigh_in_psum(x, gamma, pieces):
-    """The same for some columns each, [P, R, columns], in PSUM: Vector takes one input from there
-    and one from SBUF at twice the speed of two from SBUF."""
+def norm_in_psum(x, gamma, pieces, factor, normed):
+    """normed [P, R, J] = x [P, J, R] * gamma [P, J] (None: 1) * factor [P, R, J], some columns at a
+    time. gamma and the first product are in PSUM: Vector takes one input from there and one from
+    SBUF at twice the speed of two from SBUF."""
     by_row = x.permute((0, 2, 1))
     rows = by_row.shape[1]
-    if gamma != None:
-        wide = nl.ndarray(gamma.shape, nl.float32, buffer=nl.psum)
-        nisa.tensor_copy(wide, gamma)
-    weighted = []
     for here in pieces:
         source = by_row[:, :, here]
-        target = nl.ndarray(source.shape, nl.float32, buffer=nl.psum)
+        weighted = nl.ndarray(source.shape, nl.float32, buffer=nl.psum)
         if gamma == None:
-            nisa.tensor_copy(target, source)
+            nisa.tensor_copy(weighted, source)
         else:
-            weight = wide[:, here].expand_dim(1).broadcast(1, rows)
-            nisa.tensor_tensor(target, source, weight, nl.multiply)
-        weighted.append(target)
-    return weighted
+            weight = gamma[:, here].expand_dim(1).broadcast(1, rows)
+            nisa.tensor_tensor(weighted, source, weight, nl.multiply)
+        nisa.tensor_tensor(normed[:, :, here], weighted, factor[:, :, here], nl.multiply)
 
 
 def square_sums(sbm, x, split, name):
@@ -225,8 +229,13 @@ def square_sums(sbm, x, split, name):
         return sums
     if split.last > 0:
         nisa.memset(squares, 0.0)
-    for height, first, count in split.areas():
-        here = slice(first, first + count)
-        nisa.activation(squares[0:height, :, here], nl.square, by_row[0:height, :, here])
-    nisa.tensor_reduce(sums, nl.add, squares, axis=2)
+    # Of many in two halves: the first one's are added up while Scalar makes the second one's.
+    step = -(-rows // 2) if rows * columns > BANK else rows
+    for r in range(0, rows, step):
+        some = slice(r, min(r + step, rows))
+        for height, first, count in split.areas():
+            here = slice(first, first + count)
+            target, source = squares[0:height, some, here], by_row[0:height, some, here]
+            nisa.activation(target, nl.square, source)
+        nisa.tensor_reduce(sums[:, some], nl.add, squares[:, some, :], axis=2)
     return sums

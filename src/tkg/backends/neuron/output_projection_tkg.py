@@ -52,7 +52,7 @@ from tkg.backends.neuron.projection_weights import Weights, WeightStream
 from tkg.backends.neuron.sbuf_manager import SbufManager, row_bytes
 from tkg.contract.quantization import QuantizationType
 
-WRITTEN_ROWS = 8  # of the output, that are scaled and written at once
+WRITTEN_ROWS = 4  # of the output, that are scaled and written at once
 RESULT_BYTES = 48 * 1024  # a partition, that the weights leave to bias, scale and results
 
 
