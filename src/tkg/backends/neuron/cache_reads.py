@@ -290,13 +290,13 @@ class CacheReader(nl.NKIObject):
         return target
 
     def gpsimd_clears(self, factors):
-        """Whether GpSimd takes the next piece: one in three, where it can; one in two of the last
-        tiles where it has been busy with gathers."""
+        """Whether GpSimd takes the next piece: one in three, where it can, one in two where they
+        are small; one in two of the last tiles where it has been busy with gathers."""
         self.pieces = self.pieces + 1
         if factors == None:
             return False
         if self.by == nisa.engine.gpsimd:
-            return self.pieces % 3 == 0
+            return self.pieces % (2 if self.fine else 3) == 0
         tiles = self.batch * self.K.shape[2] * self.context.groups
         return self.pieces % 2 == 0 and self.value_turn > tiles - LAST_TILES
 
