@@ -12,7 +12,7 @@ import pytest
 import nkisim.language as nl
 from tests.neuron.on_chip import close, on_cores, put, rng, values_of
 from tkg.backends.neuron import attention_tkg as module
-from tkg.backends.neuron import merging
+from tkg.backends.neuron import merging, passes
 from tkg.backends.neuron.attention_block_tkg import (
     context_length,
     parity_picks,
@@ -267,18 +267,18 @@ def test_block_lengths(lnc: int, block_len: int) -> None:
 @pytest.fixture
 def several_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """So little room for scores that one pass sees one group of one row; the numbers of passes."""
-    for user in (module, merging):
+    for user in (passes, merging):
         monkeypatch.setattr(user, "SCORE_BYTES", 4)
-    passes: list[int] = []
+    numbers: list[int] = []
     plan = module.plan_passes
 
     def planned(*args: Any) -> Any:
         result = plan(*args)
-        passes.append(len(result))
+        numbers.append(len(result))
         return result
 
     monkeypatch.setattr(module, "plan_passes", planned)
-    return passes
+    return numbers
 
 
 PASSES = {

@@ -17,50 +17,15 @@ import nki.language as nl
 
 from tkg.backends.neuron.layout import BANK, PMAX, factors
 from tkg.backends.neuron.matrices import filled
-from tkg.backends.neuron.merging import SCORE_BYTES, Merge
+from tkg.backends.neuron.merging import Merge
 from tkg.backends.neuron.new_tokens import Ending, wide_sink
 from tkg.backends.neuron.nonfinite_values import NonfiniteValues
 from tkg.backends.neuron.partials import FLOOR, MASKED, rescale
+from tkg.backends.neuron.passes import plan_passes
 from tkg.backends.neuron.queries import cut_queries
 
 FEW_TILES = 16  # of a pass, up to which the tensor engine adds up their p
 HALVED = 1024  # most scores of a pass on a partition from which m is taken by two engines
-
-
-class Pass(nl.NKIObject):
-    """Rows first..first+count of the batch over one part of the context; pass number `turn`.
-    `begins`: whether it is those rows' first. `exposed`: whether its softmax has no other pass's
-    work beside it. `total`: their partial. `largest`: the pass's own m, in PSUM."""
-
-    def __init__(self, rows, context, turn, begins):
-        self.first, self.count = rows
-        self.context = context
-        self.turn = turn
-        self.begins = begins
-        self.exposed = False
-        self.total = None
-        self.largest = None
-
-
-def plan_passes(queries, first_row, rows, reader):
-    """Passes: rows so that columns fit the partitions, and parts of the context so that the scores
-    fit SBUF. K and V of a pass take half of their rings: the next one's are on their way while this
-    one's V waits for its softmax."""
-    context = reader.context
-    columns = queries.columns()
-    room = SCORE_BYTES // (4 * columns * context.run)
-    ahead = max(1, reader.depth // (2 * queries.kv_heads))
-    groups = min(context.groups, ahead, max(1, room))
-    count = max(1, min(rows, PMAX // columns, ahead // groups, room // groups))
-    plan = []
-    for first in range(first_row, first_row + rows, count):
-        n = min(count, first_row + rows - first)
-        for g in range(0, context.groups, groups):
-            part = context.part(context.first_group + g, min(groups, context.groups - g))
-            plan.append(Pass((first, n), part, len(plan), g == 0))
-    for this in (plan[0], plan[-1]):
-        this.exposed = True
-    return plan
 
 
 def attention_tkg(sbm, queries, reader, visibility, rows, out, shared):
@@ -157,6 +122,8 @@ class Buffers(nl.NKIObject):
         self.scores = sbm.ring(2, shape, nl.float32, "attention.scores")
         shape = (PMAX, rows, columns, groups * run)
         self.weights = sbm.ring(2, shape, queries.kind, "attention.p")
+        # Whether l goes to SBUF, where GpSimd reaches it.
+        self.to_sbuf = reader.by == nisa.engine.gpsimd and visibility.sink == None
         self.ones = filled(sbm, (PMAX, PMAX), 1.0, "attention.ones")
         self.ones_of_kind = self.ones
         if queries.kind != nl.float32:
@@ -314,6 +281,12 @@ def softmax(queries, this, buffers, by):
         nisa.tensor_tensor(part_of, part_of, shift, nl.subtract, engine=engines[i])
         exps.append(nisa.activation(by_group.slice(axis, first, last), nl.exp, part_of))
     buffers.landmarks.weighed = exps
+    if this.begins and buffers.to_sbuf and tiles * width <= PMAX:
+        # One multiply takes all of them, and Vector adds them up on their way to SBUF.
+        sums = nl.ndarray((PMAX, width, tiles), nl.float32, buffer=nl.psum)
+        nisa.nc_matmul(sums, buffers.ones_of_kind, weights, accumulate=False)
+        nisa.tensor_reduce(total.l, nl.add, sums, axis=2)
+        return
     sums = nl.ndarray((PMAX, width), nl.float32, buffer=nl.psum)
     if tiles <= FEW_TILES:
         for l in range(tiles):

@@ -128,7 +128,7 @@ class Ending(nl.NKIObject):
         if visibility.sink != None:
             rest = exp_of_sink(sbm, queries, visibility, rows, m)
             nisa.tensor_tensor(rest, rest, l, nl.add)
-        elif not shared and by == nisa.engine.gpsimd:
+        elif l.buffer == nl.psum and by == nisa.engine.gpsimd:
             rest = sbm.stack((PMAX, width), nl.float32, "new.rest")
             nisa.tensor_copy(rest, l)
         exp_of_new(queries, rows, m, minus, self.e)
