@@ -61,6 +61,7 @@ FEW_TILES = 64  # of a call's context, up to which the tensor engine often waits
 LATE_ROWS = 32  # up to which K and V of the new tokens wait for the first of the cache
 LAST_LOADS = 4  # of Q's weights, that come before what another queue loads next
 MANY = 512  # elements of X on a partition, whose norm takes longer than the clock needs to rise
+SHORT_ROW = 161  # bytes: DMA takes as long for less in a piece
 WHOLE_X = 50  # times X that QKV's weights have to be, for both cores to read all of it
 
 
@@ -185,15 +186,22 @@ def attention_block_tkg(
     if W_out != None:
         by_row = quantization_type_out == QuantizationType.ROW
         columns.load(manager, bias_out, weight_dequant_scale_out if by_row else None)
-    q = manager.stack((sizes.size, sizes.q_heads * sizes.parts, sizes.rows), nl.float32, "q")
-    heads = NewHeads(manager, sizes, K, K_cache_transposed)
+    q_heads, kv_heads = sizes.sections()[0:2]
+    late = not skip_attention and sizes.rows <= LATE_ROWS
+    qkv = manager.stack((sizes.size, q_heads + 2 * kv_heads, sizes.rows), nl.float32, "qkv")
+    q = qkv[:, 0:q_heads, :]
+    heads = NewHeads(manager, sizes, K, K_cache_transposed, qkv[:, q_heads:, :])
+    # K's weights come with Q's where those alone are short pieces; but not before gathers, which
+    # wait for them.
+    first = q_heads
+    if late and not block and q_heads * sizes.size * bytes_of(W_qkv.dtype) < SHORT_ROW:
+        first = first + kv_heads
     manager.open_scope("qkv_projection")
     projection = QkvProjection(manager, x, split, W_qkv, sizes.sections(), qkv_scales)
-    projection.project(q, 0, "q")
+    projection.project(qkv[:, 0:first, :], 0, "q")
     projected = projection.ring.loads[-1:]
     reader.come_after(projection.ring.loads[-LAST_LOADS : 1 - LAST_LOADS], W_qkv)
     heads.prepare(projection, k_norms, tables, scales)
-    late = not skip_attention and sizes.rows <= LATE_ROWS
     if not late:
         heads.make()
         manager.close_scope()
@@ -209,6 +217,8 @@ def attention_block_tkg(
         turns = tables if at_once else None
         queries = prepare_queries(manager, q, scale, picks, new, dtypes, turns)
         shared = here.groups < context.groups
+        if first > q_heads:
+            heads.make_keys()
         if late:
             queries.made_by(heads)
         landmarks = attention_tkg(manager, queries, reader, visible, rows, attention, shared)

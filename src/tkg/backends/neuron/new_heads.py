@@ -13,16 +13,18 @@ from tkg.backends.neuron.rope_tkg import rope_terms, rope_tkg
 
 class NewHeads(nl.NKIObject):
     """The new tokens' K and V, made when `make` is called: attention over the cache needs them
-    late, so their weights may come behind the first of the cache. `new`: the `NewTokens`, whose
-    tiles are there from the beginning."""
+    late, so their weights may come behind the first of the cache; or those of V alone, where K has
+    been projected and `make_keys` was called before. `kv`: where they are projected to. `new`: the
+    `NewTokens`, whose tiles are there from the beginning."""
 
-    def __init__(self, sbm, sizes, K, transposed):
+    def __init__(self, sbm, sizes, K, transposed, kv):
         self.sbm = sbm
         self.sizes = sizes
         self.dtype = K.dtype
         parts, size = sizes.parts, sizes.size
         shape = (size, sizes.kv_heads * parts, sizes.rows)
-        self.kv = sbm.stack((size, 2 * shape[1], sizes.rows), nl.float32, "kv")
+        self.kv = kv
+        self.keys_made = False
         rounded = rounded_dtype(K.dtype)
         self.tiles = [sbm.stack(shape, rounded, name) for name in ("k_new", "v_new")]
         self.k_rows = []
@@ -51,10 +53,24 @@ class NewHeads(nl.NKIObject):
     def make(self, after=()):
         """Project, normalise, rotate, scale and round. Two cores exchange their sums once the
         instructions `after` are done."""
+        sizes = self.sizes
+        heads = sizes.kv_heads * sizes.parts
+        first = sizes.q_heads * sizes.parts
+        if self.keys_made:
+            self.projection.project(self.kv[:, heads:, :], first + heads, "v", after)
+        else:
+            self.projection.project(self.kv, first, "kv", after)
+            self.make_keys()
+        self.round(1, self.kv[:, heads:, :])
+        if rounded_dtype(self.dtype) != self.dtype:
+            common_nan(self.sbm, self.tiles[1], "nan_codes")
+
+    def make_keys(self):
+        """K, where it has been projected."""
         sbm, sizes = self.sbm, self.sizes
         heads = sizes.kv_heads * sizes.parts
-        self.projection.project(self.kv, sizes.q_heads * sizes.parts, "kv", after)
-        k, v = self.kv[:, 0:heads, :], self.kv[:, heads:, :]
+        self.keys_made = True
+        k = self.kv[:, 0:heads, :]
         norm_and_rotate(sbm, k, self.norms, None if self.at_once else self.tables, sizes.parts)
         if self.at_once:
             limit = 0.0 if self.scales == None else FP8_MAX
@@ -63,10 +79,8 @@ class NewHeads(nl.NKIObject):
             add_terms(terms, (slice(0, sizes.size),), whole, 1.0, limit)
         else:
             self.round(0, k)
-        self.round(1, v)
         if rounded_dtype(self.dtype) != self.dtype:
-            for tile in self.tiles:
-                common_nan(sbm, tile, "nan_codes")
+            common_nan(sbm, self.tiles[0], "nan_codes")
 
     def round(self, i, t):
         """Tile i of K and V = t, scaled and rounded."""
