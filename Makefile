@@ -47,10 +47,14 @@ format: $(VENV)/lint.stamp  ## rewrite the sources in the project's style
 
 sanitize: sanitize-address,undefined sanitize-thread  ## the C++ core's own tests, instrumented
 
+# What is left out has the same source as what is built; the units for bfloat16 read memory in ways of
+# their own, which is nothing to ThreadSanitizer.
+sanitize-%: LEAVE_OUT = avx2;avx512
+sanitize-thread: LEAVE_OUT = avx2;avx512;avx512_bf16;avx512_amx
 sanitize-%: $(VENV)/run.stamp
 	$(BIN)/pip install --quiet cmake ninja
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B build/$@ -G Ninja \
-	  -DTKG_PYTHON=OFF -DTKG_TESTS=ON -DTKG_SANITIZE=$* -DTKG_FEW_VARIANTS=ON
+	  -DTKG_PYTHON=OFF -DTKG_TESTS=ON -DTKG_SANITIZE=$* "-DTKG_LEAVE_OUT=$(LEAVE_OUT)"
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/$@
 	$(BIN)/ctest --test-dir build/$@ --output-on-failure
 

@@ -29,6 +29,7 @@ struct Candidate {
 };
 
 #if defined(TKG_X86)
+// Some are not asked where their kernels have been left out.
 bool runs_avx2() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("f16c");
@@ -41,11 +42,13 @@ bool runs_avx512() {
 
 bool runs_avx512_vbmi() { return runs_avx512() && __builtin_cpu_supports("avx512vbmi"); }
 
-bool runs_avx512_bf16() { return runs_avx512_vbmi() && __builtin_cpu_supports("avx512bf16"); }
+[[maybe_unused]] bool runs_avx512_bf16() {
+    return runs_avx512_vbmi() && __builtin_cpu_supports("avx512bf16");
+}
 
 // A product of pairs takes Intel's processors longer than the float32 multiply-adds that it stands
 // for: of a projection of 64 rows, measured on Emerald Rapids, 1.6 times as long.
-bool pairs_pay() { return !__builtin_cpu_is("intel"); }
+[[maybe_unused]] bool pairs_pay() { return !__builtin_cpu_is("intel"); }
 
 // AMX's registers are big, and Linux saves them only for processes that have asked for them.
 bool may_use_amx() {
@@ -57,7 +60,7 @@ bool may_use_amx() {
 #endif
 }
 
-bool runs_avx512_amx() {
+[[maybe_unused]] bool runs_avx512_amx() {
     constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;  // leaf 7, EDX
     unsigned a, b, c, d;
     if (!runs_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
@@ -67,14 +70,20 @@ bool runs_avx512_amx() {
 
 const Candidate* candidates(int* count) {
     static const Candidate table[] = {
-#if defined(TKG_X86)
+#if defined(TKG_HAS_avx512_amx)
         {&variant_avx512_amx, runs_avx512_amx()},
-        {&variant_avx512_bf16, runs_avx512_bf16(), pairs_pay()},
-        {&variant_avx512_vbmi, runs_avx512_vbmi()},
-#if !defined(TKG_FEW_VARIANTS)
-        {&variant_avx512, runs_avx512()},
-        {&variant_avx2, runs_avx2()},
 #endif
+#if defined(TKG_HAS_avx512_bf16)
+        {&variant_avx512_bf16, runs_avx512_bf16(), pairs_pay()},
+#endif
+#if defined(TKG_HAS_avx512_vbmi)
+        {&variant_avx512_vbmi, runs_avx512_vbmi()},
+#endif
+#if defined(TKG_HAS_avx512)
+        {&variant_avx512, runs_avx512()},
+#endif
+#if defined(TKG_HAS_avx2)
+        {&variant_avx2, runs_avx2()},
 #endif
         {&variant_baseline, true},
     };
