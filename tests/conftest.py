@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before NumPy: the workers share the processors
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -31,6 +28,12 @@ settings.register_profile(
 )
 settings.register_profile("explore", settings.get_profile("tkg"), derandomize=False)
 settings.load_profile(os.environ.get("TKG_HYPOTHESIS", "tkg"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers share the processors: NumPy reads this when it is loaded, before their conftest."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
