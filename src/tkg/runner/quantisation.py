@@ -27,6 +27,10 @@ BLOCK = 128
 """Inputs rounded one after the other between products of matrices, and columns of a Cholesky factor
 found together. Where the processors are busy a product waits for its threads, so few are better."""
 
+ALONE = 64
+"""Columns of a Cholesky factor that LAPACK finds without threads. On a busy machine those wait for
+each other for tens of milliseconds, where the work takes a quarter of one."""
+
 SLICE = 4096
 """Columns rounded together: a row of them stays in the nearest cache."""
 
@@ -134,9 +138,24 @@ def cholesky(matrix: np.ndarray) -> np.ndarray:
         end = start + BLOCK
         block = slice(start, end)
         lower[start:, block] -= lower[start:, :start] @ lower[block, :start].T
-        lower[block, block] = np.linalg.cholesky(lower[block, block])
-        lower[end:, block] @= np.linalg.inv(lower[block, block]).T
+        lower[block, block], inverse = _factor(lower[block, block])
+        lower[end:, block] @= inverse.T
     return lower
+
+
+def _factor(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`L` of `matrix = L L^T`, a few columns, and its inverse; both zero above the diagonal."""
+    if len(matrix) <= ALONE:
+        lower = np.linalg.cholesky(matrix)
+        return lower, np.linalg.inv(lower)
+    lower, inverse = np.zeros_like(matrix), np.zeros_like(matrix)
+    first, rest = slice(len(matrix) // 2), slice(len(matrix) // 2, None)
+    lower[first, first], inverse[first, first] = _factor(matrix[first, first])
+    between = matrix[rest, first] @ inverse[first, first].T
+    lower[rest, first] = between
+    lower[rest, rest], inverse[rest, rest] = _factor(matrix[rest, rest] - between @ between.T)
+    inverse[rest, first] = -inverse[rest, rest] @ between @ inverse[first, first]
+    return lower, inverse
 
 
 def nearest(x: np.ndarray) -> np.ndarray:
