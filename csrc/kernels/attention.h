@@ -86,7 +86,8 @@ inline bool has_transposed_keys(const Task<T>& task) {
 template <class T>
 inline bool uses_matrices(const Task<T>& task) {
     if constexpr (multiplies_matrices && in_pairs<T>)
-        return task.rows >= least_matrix_rows && task.layer.d_head % matrix_terms == 0 &&
+        return task.rows >= least_matrix_rows<T> &&
+               task.layer.d_head % (is_fp8<T> ? 64 : matrix_terms) == 0 && !task.unit.is_new &&
                !has_transposed_keys(task);
     return false;
 }
@@ -96,23 +97,29 @@ template <class T>
 struct HeadOfTask {
     Task<T> task;
     Collected to;
-    Factor<T>* query;  // for units for matrices Operand<T>
+    Factor<T>* query;  // for units for matrices as a right factor
 
     void begin() const {
         const i64 d = task.layer.d_head;
         const bool transposed = has_transposed_keys(task);
         const float scale =
             task.step.softmax_scale * (is_fp8<T> && !transposed ? fp8_half_scale : 1.0f);
+        const bool matrices = uses_matrices(task);
+        alignas(64) Operand<T> rounded[max_block_rows * max_d_head];
         for (int r = 0; r < task.rows; ++r) {
             to.m[r] = minus_infinity;
             to.l[r] = 0;
             const float* from = task.query(r);
             float scaled[max_d_head];
             for (i64 j = 0; j < d; ++j) scaled[j] = from[j] * scale;
-            if (uses_matrices(task))
-                put_values(scaled, d, reinterpret_cast<Operand<T>*>(query) + r * d);
+            if (matrices)
+                put_values(scaled, d, rounded + r * d);
             else
                 put_values(scaled, d, query + r * d);
+        }
+        if constexpr (multiplies_matrices && in_pairs<T>) {
+            if (matrices)
+                turn_queries(rounded, task.rows, d, reinterpret_cast<std::uint32_t*>(query));
         }
         __builtin_memset(to.acc, 0, static_cast<std::size_t>(task.rows * d) * sizeof(float));
     }
@@ -148,9 +155,8 @@ inline void score_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, const
     const int rows = head.task.rows;
     if constexpr (multiplies_matrices && in_pairs<T>) {
         if (uses_matrices(head.task))
-            return score_by_matrices(reinterpret_cast<const bf16*>(head.query), rows,
-                                     scratch.matrices, scratch.stored.of(k, count, d), count, d,
-                                     scores, next);
+            return score_by_matrices(reinterpret_cast<const std::uint32_t*>(head.query), rows,
+                                     scratch.matrices, k, count, d, scores, next);
     }
     if (rows >= turned_rows) {
         score_tile_turned(head.query, rows, scratch.turned, scratch.stored.of(k, count, d), count,
@@ -169,12 +175,8 @@ inline void attend_rows(const HeadOfTask<T>& head, TileScratch<T>& scratch, cons
     const i64 d = head.task.layer.d_head;
     if constexpr (multiplies_matrices && in_pairs<T>) {
         if (uses_matrices(head.task) && !tile.partial) {
-            const int rows = head.task.rows;
-            float factor[max_block_rows];
-            softmax_tile<bf16>(scores, rows, tile.count, head.to.m, head.to.l, factor);
-            return weigh_by_matrices(weights_of<bf16>(scores), rows, scratch.matrices,
-                                     scratch.stored.of(v, tile.count, d), tile.count, factor,
-                                     head.to.acc, d, next);
+            return attend_by_matrices(scores, head.task.rows, scratch.matrices, tile, v, d, head.to,
+                                      next);
         }
     }
     with_rows(head, scratch, v, tile.count, [&](auto* const* stored) {
@@ -247,11 +249,12 @@ inline void attention_task(const Layer& layer, const Step& step, const Attention
     const TaskUnits units = units_of(plan, index);
     alignas(64) Factor<T> queries[query_floats];
     TileScratch<T> scratch;
+    const i64 query_stride = max_of(rows, least_query_rows) * d;
     const auto head_of = [&](i64 h) {
         const i64 unit = units.first + h * units.step, state = unit * plan.rows + first_row;
         return HeadOfTask<T>{{layer, step, plan, plan.unit[unit], first_row, rows, q},
                              {plan.m + state, plan.l + state, plan.acc + state * d},
-                             queries + h * rows * d};
+                             queries + h * query_stride};
     };
     for (i64 h = 0; h < plan.heads; ++h) head_of(h).begin();
     const bool matrices = uses_matrices(head_of(0).task);

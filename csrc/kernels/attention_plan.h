@@ -19,6 +19,8 @@ constexpr i64 tasks_a_thread = 4;   // at least, where each takes all KV heads
 constexpr i64 max_task_rows = 128;  // of all its KV heads
 constexpr int max_d_head = 512;
 constexpr i64 query_floats = max_block_rows * max_d_head;  // of all rows and KV heads of a task
+// As right factors of units for matrices fewer take the room of so many: 16 rows of bfloat16.
+constexpr i64 least_query_rows = multiplies_matrices ? matrix_rows / 2 : 1;
 
 // A piece of work: one split of one row of the batch, for one KV head.
 struct Unit {
@@ -93,8 +95,9 @@ inline AttentionPlan plan_attention(const Layer& layer, const Step& step, int th
     // A page has all heads of its slots: where tasks are many, each reads whole pages.
     if (step.block_len && !step.mask && plan.row_blocks == 1 &&
         layer.kv_heads * plan.rows <= max_task_rows &&
-        layer.kv_heads * plan.rows * layer.d_head <= query_floats && heads_adjoin(layer, step.k) &&
-        heads_adjoin(layer, step.v) && plan.units >= layer.kv_heads * tasks_a_thread * threads)
+        layer.kv_heads * max_of(plan.rows, least_query_rows) * layer.d_head <= query_floats &&
+        heads_adjoin(layer, step.k) && heads_adjoin(layer, step.v) &&
+        plan.units >= layer.kv_heads * tasks_a_thread * threads)
         plan.heads = layer.kv_heads;
     return plan;
 }

@@ -132,7 +132,7 @@ inline void list_positions(const Task<T>& task, i64 begin, i64 end, Tile<T>& til
 template <class T>
 class Ahead {
 public:
-    Ahead() { begin_row(); }
+    Ahead() = default;
     Ahead(const T* const* rows, int count, i64 d) : rows_(rows), left_(count), elements_(d) {
         // Mostly they are one piece of memory. What lies otherwise between such ends is asked for
         // in vain.
@@ -140,42 +140,40 @@ public:
             left_ = 1;
             elements_ = count * d;
         }
-        begin_row();
     }
     // As many bytes as so many vectors have.
     template <int vectors>
     TKG_INLINE void ask() {
-        constexpr int period = 64 / (lanes * static_cast<int>(sizeof(T)));
-        for (int i = 0; i < vectors; i += period) {
-            __builtin_prefetch(next_, 0, prefetch_locality);
-            next_ += line_;
-            if (next_ >= row_end_) begin_row();
+        constexpr int line_vectors = 64 / (lanes * static_cast<int>(sizeof(T)));
+        constexpr int lines = (vectors + line_vectors - 1) / line_vectors;
+        if (row_end_ - next_ >= lines * 64) {
+            prefetch(next_, lines * 64);
+            next_ += lines * 64;
+            return;
         }
+        for (int i = 0; i < lines && has_more(); ++i) ask_for_line();
     }
     void ask_for_all() {
-        while (line_) ask<1>();
+        while (has_more()) ask_for_line();
     }
 
 private:
-    TKG_INLINE void begin_row() {
-        if (left_ == 0) {
-            next_ -= line_;  // asked for again and again: it is there
-            line_ = 0;
-            row_end_ = reinterpret_cast<const char*>(~std::uintptr_t{0});
-            return;
+    TKG_INLINE bool has_more() const { return next_ < row_end_ || left_; }
+    TKG_INLINE void ask_for_line() {
+        if (next_ >= row_end_) {
+            next_ = reinterpret_cast<const char*>(*rows_);
+            row_end_ = reinterpret_cast<const char*>(*rows_ + elements_);
+            ++rows_;
+            --left_;
         }
-        next_ = reinterpret_cast<const char*>(*rows_);
-        row_end_ = reinterpret_cast<const char*>(*rows_ + elements_);
-        ++rows_;
-        --left_;
+        prefetch(next_, 64);
+        next_ += 64;
     }
     const T* const* rows_ = nullptr;
     int left_ = 0;
     i64 elements_ = 0;  // of a row
-    i64 line_ = 64;     // bytes; 0 at the end
-    const char* next_ = nothing + 64;
+    const char* next_ = nullptr;
     const char* row_end_ = nullptr;
-    alignas(64) static constexpr char nothing[64] = {};
 };
 
 }  // namespace

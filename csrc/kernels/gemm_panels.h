@@ -25,7 +25,7 @@ constexpr i64 block_rows =
 // Where one group reads a strip where it lies, there is nothing to stay.
 template <class T>
 inline i64 rows_a_block(const GemmPlan& plan) {
-    const bool one = multiplies_matrices && std::is_same_v<T, bf16> && plan.m <= matrix_rows;
+    const bool one = multiplies_matrices && in_pairs<T> && plan.m <= matrix_rows;
     return one ? plan.chunk_k : block_rows<T>;
 }
 

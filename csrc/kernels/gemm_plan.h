@@ -89,9 +89,8 @@ inline void gemm_finish(const GemmPlan& plan, const float* partial, const Linear
     const float* bias = at<const float>(linear.bias);
     const bool fp8 = size_of(linear.dtype) == 1;
     const i64 next_chunk = plan.m * round_up(plan.n, part);
-    for (i64 i = 0; i < n;) {
+    const auto finish = [&](i64 i, auto valid) {
         const i64 j = n0 + i;
-        const int valid = valid_lanes(0, min_of(n - i, part - j % part));
         const float* p = partial + plan.partial_index(0, m, j);
         Vec sum = load_n(p, valid);
         for (i64 chunk = 1; chunk < plan.chunks; ++chunk)
@@ -100,7 +99,11 @@ inline void gemm_finish(const GemmPlan& plan, const float* partial, const Linear
         if (scale) sum = mul(sum, load_n(scale + j, valid));
         if (bias) sum = add(sum, load_n(bias + j, valid));
         store_n(y + i, sum, valid);
-        i += valid;
+    };
+    for (i64 i = 0; i < n;) {
+        const i64 count = min_of(n - i, part - (n0 + i) % part);
+        for_vectors(count, [&](i64 v, auto valid) { finish(i + v, valid); });
+        i += count;
     }
 }
 

@@ -145,17 +145,42 @@ private:
             if (done) multiply_rows(x, rows, source, done, from_zero, sums);
             if (done == k) return;
         }
-        alignas(64) bf16 copy[max_block_k * strip_n];
         Source from = source.share(0, 1, k);
-        bf16* to = copy;
-        for (i64 i = done; i < done + round_up(k - done, matrix_terms); i += 2) {
+        if (rows <= matrix_rows) return run_chunks(from, done);
+        alignas(64) bf16 copy[max_block_k * strip_n];
+        for (i64 i = done; i < k; i += matrix_terms)
+            copy_pairs(from, i, copy + (i - done) * strip_n);
+        multiply_rows(x + done / part * rows * part + done % part, rows, PairedStrip{copy},
+                      round_up(k - done, matrix_terms), from_zero && !done, sums);
+    }
+
+    // Up to 16 rows: what is copied is multiplied once. It is copied to two buffers in turn, while
+    // the units multiply by what was copied before: so small, they stay in the first cache.
+    template <class Source>
+    void run_chunks(Source& from, i64 done) const {
+        alignas(64) bf16 chunk[2][matrix_terms * strip_n];
+        shape_matrices(static_cast<int>(rows));
+        if (from_zero && !done)
+            zero_sums();
+        else
+            load_sums(sums, part);
+        copy_pairs(from, done, chunk[0]);
+        for (i64 i = done, n = 0; i < k; i += matrix_terms, ++n) {
+            if (i + matrix_terms < k) copy_pairs(from, i + matrix_terms, chunk[(n + 1) % 2]);
+            multiply_matrices(x + i / part * rows * part + i % part, part, chunk[n % 2], [] {});
+        }
+        store_sums(sums, part);
+    }
+
+    // Rows [i, i + 32) of w in pairs, zeros behind the last one.
+    template <class Source>
+    void copy_pairs(Source& from, i64 i, bf16* to) const {
+        for (i64 end = i + matrix_terms; i < end; i += 2) {
             Pairs b[strip_vecs] = {};
             if (i < k) from.load(i, b);
             for (int v = 0; v < strip_vecs; ++v, to += 2 * lanes) store_pairs(b[v], to);
         }
         finish_stores();
-        multiply_rows(x + done / part * rows * part + done % part, rows, PairedStrip{copy},
-                      round_up(k - done, matrix_terms), from_zero && !done, sums);
     }
 
     template <class Source>

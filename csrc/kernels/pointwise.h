@@ -8,29 +8,25 @@ namespace {
 
 template <class T>
 inline void widen(const T* p, i64 n, float* x) {
-    for (i64 i = 0; i < n; i += lanes) {
-        const int valid = valid_lanes(i, n);
-        store_n(x + i, load_n(p + i, valid), valid);
-    }
+    for_vectors(n, [&](i64 i, auto valid) { store_n(x + i, load_n(p + i, valid), valid); });
 }
 
 // x / sqrt(mean(x^2) + eps) * weight, in place; nothing if the norm is off.
 inline void rms_norm(float* x, i64 n, const Norm& norm) {
     if (norm.eps < 0) return;
     Vec squares = zero();
-    for (i64 i = 0; i < n; i += lanes) {
-        const Vec a = load_n(x + i, valid_lanes(i, n));
+    for_vectors(n, [&](i64 i, auto valid) {
+        const Vec a = load_n(x + i, valid);
         squares = fma(a, a, squares);
-    }
+    });
     const Vec inverse =
         set1(1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + norm.eps));
     const float* weight = at<const float>(norm.weight);
-    for (i64 i = 0; i < n; i += lanes) {
-        const int valid = valid_lanes(i, n);
+    for_vectors(n, [&](i64 i, auto valid) {
         Vec y = mul(load_n(x + i, valid), inverse);
         if (weight) y = mul(y, load_n(weight + i, valid));
         store_n(x + i, y, valid);
-    }
+    });
 }
 
 // r' = r cos - i sin, i' = r sin + i cos, in place. cos and sin are `stride` floats apart.
@@ -38,13 +34,12 @@ inline void rotate(float* x, i64 d, Rope style, const float* cos, const float* s
     if (style == Rope::none) return;
     const i64 half = d / 2;
     if (style == Rope::half && stride == 1) {
-        for (i64 pair = 0; pair < half; pair += lanes) {
-            const int n = valid_lanes(pair, half);
+        for_vectors(half, [&](i64 pair, auto n) {
             const Vec c = load_n(cos + pair, n), s = load_n(sin + pair, n);
             const Vec r = load_n(x + pair, n), i = load_n(x + half + pair, n);
             store_n(x + pair, sub(mul(r, c), mul(i, s)), n);
             store_n(x + half + pair, add(mul(r, s), mul(i, c)), n);
-        }
+        });
         return;
     }
     for (i64 pair = 0; pair < half; ++pair) {

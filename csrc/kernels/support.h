@@ -12,6 +12,8 @@
 namespace tkg {
 namespace {
 
+#define TKG_INLINE [[gnu::always_inline]] inline
+
 using i64 = std::int64_t;
 
 constexpr i64 min_of(i64 a, i64 b) { return a < b ? a : b; }
@@ -116,6 +118,29 @@ using Factors = std::conditional_t<attends_in_pairs<T>, Pairs, Vec>;
 template <class T>
 constexpr int terms = attends_in_pairs<T> ? 2 : 1;
 
+// What a loop over vectors hands on for a whole one: loads and stores without a mask, since what
+// was stored with one cannot be forwarded to a load.
+struct Whole {};
+template <class T>
+inline Vec load_n(const T* p, Whole) {
+    return load(p);
+}
+template <class T>
+inline void store_n(T* p, Vec a, Whole) {
+    if constexpr (std::is_same_v<T, float>)
+        store(p, a);
+    else
+        store_n(p, a, lanes);
+}
+
+// f(i, n) for the vectors of n elements from i on that `count` has: Whole, at the end their number.
+template <class F>
+TKG_INLINE void for_vectors(i64 count, F&& f) {
+    i64 i = 0;
+    for (; i + lanes <= count; i += lanes) f(i, Whole{});
+    if (i < count) f(i, static_cast<int>(count - i));
+}
+
 // n values as such a factor has them.
 inline void put_values(const float* x, i64 n, float* to) {
     __builtin_memcpy(to, x, static_cast<std::size_t>(n) * sizeof(float));
@@ -123,15 +148,11 @@ inline void put_values(const float* x, i64 n, float* to) {
 template <class X>
     requires std::is_same_v<X, bf16>
 inline void put_values(const float* x, i64 n, X* to) {
-    for (i64 i = 0; i < n; i += lanes) {
-        const int valid = static_cast<int>(min_of(lanes, n - i));
-        store_n(to + i, load_n(x + i, valid), valid);
-    }
+    for_vectors(n, [&](i64 i, auto valid) { store_n(to + i, load_n(x + i, valid), valid); });
 }
 
 // Ask for the cache lines of `bytes` bytes. GCC takes a function that only prefetches for one
 // without effect and drops calls to it, unless they are inlined before it looks.
-#define TKG_INLINE [[gnu::always_inline]] inline
 TKG_INLINE void prefetch(const void* p, i64 bytes) {
     for (i64 byte = 0; byte < bytes; byte += 64)
         __builtin_prefetch(static_cast<const char*>(p) + byte, 0, prefetch_locality);

@@ -46,9 +46,13 @@ inline void load_sums(const float*, std::int64_t) {}
 inline void store_sums(float*, std::int64_t) {}
 inline void finish_stores() {}
 inline void store_pairs(const Pairs&, bf16*) {}
-inline void store_column(float*) {}
-template <class F>
-inline void multiply_four(const bf16* const*, const std::int64_t*, const bf16*, F&&) {}
+inline void zero_sum() {}
+inline void store_sum(float*) {}
+inline void multiply_one(const bf16*, std::int64_t, const bf16*) {}
+inline void put_in_order(Vec*) {}
+inline void turn_four_columns(const float*, std::int64_t, Vec*) {}
+template <class T>
+inline void interleave_rows(const T*, const T*, Pairs*) {}
 template <class F>
 inline void multiply_matrices(const bf16*, std::int64_t, const bf16*, F&&) {}
 #endif
@@ -57,10 +61,11 @@ inline Vec spread(const float* p) { return set1(*p); }
 
 // exp(x) for x <= 0, within 2 units in the last place; 0 below -87.3 (the smallest normal
 // float32), -inf included. x = n ln 2 + r, exp(x) = 2^n exp(r), exp(r) by its Taylor series to
-// degree 7 on |r| <= ln(2) / 2 (remainder below 2^-27).
+// degree 7 on |r| <= ln(2) / 2 (remainder below 2^-27). Nothing on the way is denormal, which takes
+// some processors a hundred times as long.
 inline Vec exp_nonpositive(Vec x) {
-    const Vec lowest = set1(-87.3365447f);
-    const Vec clamped = select_less(x, lowest, x, lowest);
+    const Vec lowest = set1(-87.3365402f);
+    const Vec clamped = select_less(x, lowest, x, zero());
     const Vec n = round_nearest(mul(clamped, set1(1.44269504f)));
     Vec r =
         fma(n, set1(-0.693145752f), clamped);  // ln 2 in two parts: the first is exact in n * it

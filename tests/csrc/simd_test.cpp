@@ -2,6 +2,7 @@
 // loads; narrowing to nearest even; exp. Compiled once for each instruction set.
 #include "simd/simd.h"
 
+#include <cfenv>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -160,6 +161,17 @@ void check_exp() {
     CHECK(exp_nonpositive(-INFINITY) == 0.0f, "exp(-inf)");
     CHECK(exp_nonpositive(-100.0f) == 0.0f, "exp(-100)");
     CHECK(std::isnan(exp_nonpositive(NAN)), "exp(nan)");
+    // Denormal numbers are slow.
+    std::feclearexcept(FE_ALL_EXCEPT);
+    for (float x = -87.3364f; x > -87.3367f; x = std::nextafter(x, -100.0f)) {
+        const float got = exp_nonpositive(x);
+        CHECK(got == 0 || got >= 0x1p-126f, "exp(%.9g) is denormal", static_cast<double>(x));
+    }
+    for (const float x : {-88.0f, -104.0f, -1e30f, -INFINITY}) {
+        const volatile float got = exp_nonpositive(x);
+        CHECK(got == 0, "exp(%g)", static_cast<double>(x));
+    }
+    CHECK(!std::fetestexcept(FE_UNDERFLOW), "exp has a denormal number on the way");
 }
 
 void check_reductions() {
@@ -430,40 +442,74 @@ void check_products_of_matrices(const char* name, Make make) {
     }
 }
 
-void check_four_products() {
+// By the first 16 columns of f's right factor.
+void check_one_product() {
     const Factors f(matrix_terms, small_whole_number);
-    // By the first 16 columns of f's right factor: four left ones, each with rows of another
-    // length.
-    std::vector<bf16> lefts[4];
     std::vector<bf16> right(static_cast<std::size_t>(matrix_terms * matrix_columns));
     for (int i = 0; i < matrix_terms; ++i)
         for (int c = 0; c < matrix_columns; ++c)
             right[static_cast<std::size_t>(i / 2 * 2 * matrix_columns + 2 * c + i % 2)] =
                 rounded(f.w(i, c));
-    const bf16* left[4];
-    std::int64_t distance[4];
-    for (int g = 0; g < 4; ++g) {
-        distance[g] = (g + 1) * matrix_terms;
-        lefts[g].resize(static_cast<std::size_t>(matrix_rows * distance[g]));
-        for (bf16& x : lefts[g]) x = small_whole_number();
-        left[g] = lefts[g].data();
-    }
-    std::vector<float> sums(4 * 16 * 16);
-    shape_matrices(matrix_rows);
-    zero_sums();
-    multiply_four(left, distance, right.data(), [] {});
-    store_column(sums.data());
-    release_matrices();
-    for (int g = 0; g < 4; ++g)
+    for (const int distance : {matrix_terms, 3 * matrix_terms}) {
+        std::vector<bf16> left(static_cast<std::size_t>(matrix_rows * distance));
+        for (bf16& x : left) x = small_whole_number();
+        float sums[matrix_rows * matrix_columns];
+        shape_matrices(matrix_rows);
+        zero_sum();
+        multiply_one(left.data(), distance, right.data());
+        store_sum(sums);
+        release_matrices();
         for (int r = 0; r < matrix_rows; ++r)
             for (int c = 0; c < matrix_columns; ++c) {
                 float expected = 0;
                 for (int i = 0; i < matrix_terms; ++i)
-                    expected += to_float(left[g][r * distance[g] + i]) * f.w(i, c);
-                const float got = sums[static_cast<std::size_t>((g * 16 + r) * 16 + c)];
-                CHECK(got == expected, "product %d: [%d, %d] is %g, not %g", g, r, c,
-                      static_cast<double>(got), static_cast<double>(expected));
+                    expected +=
+                        to_float(left[static_cast<std::size_t>(r * distance + i)]) * f.w(i, c);
+                const float got = sums[r * matrix_columns + c];
+                CHECK(got == expected, "[%d, %d] is %g, not %g", r, c, static_cast<double>(got),
+                      static_cast<double>(expected));
             }
+    }
+}
+
+// Products of two interleaved rows, put in order.
+template <class T>
+void check_interleaved(const char* name) {
+    constexpr int columns = sizeof(T) == 1 ? 64 : 32;
+    constexpr float factor = sizeof(T) == 1 ? 1.0f / 256 : 1.0f;
+    const auto a = some_values<T>(columns, 1), b = some_values<T>(columns, 2);
+    Pairs pairs[columns / lanes];
+    interleave_rows(a.data(), b.data(), pairs);
+    bf16 x[2];
+    from_float(3.0f, x);
+    from_float(-5.0f, x + 1);
+    for (int first = 0; first < columns; first += 2 * lanes) {
+        Vec two[2];
+        for (int v = 0; v < 2; ++v) two[v] = fma(spread(x), pairs[first / lanes + v], set1(1));
+        put_in_order(two);
+        float got[2 * lanes];
+        for (int v = 0; v < 2; ++v) store(got + v * lanes, two[v]);
+        for (int i = 0; i < 2 * lanes; ++i) {
+            const float expected = 1.0f + 3.0f * element(a, first, 1, factor)(i) -
+                                   5.0f * element(b, first, 1, factor)(i);
+            CHECK(got[i] == expected, "%s column %d: %g, not %g", name, first + i,
+                  static_cast<double>(got[i]), static_cast<double>(expected));
+        }
+    }
+}
+
+void check_four_columns() {
+    constexpr int row = 5;
+    std::vector<float> numbers(static_cast<std::size_t>((matrix_rows - 1) * row + 4));
+    for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<float>(i);
+    Vec column[4];
+    turn_four_columns(numbers.data(), row, column);
+    for (int c = 0; c < 4; ++c) {
+        float got[lanes];
+        store(got, column[c]);
+        for (int r = 0; r < matrix_rows; ++r)
+            CHECK(got[r] == static_cast<float>(r * row + c), "row %d, column %d", r, c);
+    }
 }
 
 void check_rounding_of_matrices() {
@@ -496,7 +542,7 @@ const char* isa() {
 
 bool runs() {
 #if defined(TKG_ISA_AVX2)
-    // Its kernels may have been left out (TKG_FEW_VARIANTS).
+    // Its kernels may have been left out (TKG_LEAVE_OUT).
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("f16c");
 #else
@@ -543,7 +589,11 @@ int main() {
 #if defined(TKG_ISA_AMX)
     check_products_of_matrices("whole numbers", small_whole_number);
     check_products_of_matrices("numbers of all sizes", any_number);
-    check_four_products();
+    check_one_product();
+    check_interleaved<bf16>("rows of bfloat16");
+    check_interleaved<e4m3>("rows of e4m3");
+    check_interleaved<e4m3fn>("rows of e4m3fn");
+    check_four_columns();
     check_rounding_of_matrices();
 #endif
     check_turned<float>("float32");
