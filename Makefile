@@ -21,7 +21,7 @@ demo: $(VENV)/run.stamp  ## a real model generates text, every attention layer t
 test: $(VENV)/test.stamp  ## the whole test suite
 	$(PYTEST)
 	TKG_TEST_SHORT=1 TRITON_INTERPRET=1 TKG_TEST_BACKENDS=cuda $(PYTEST) $(SHARED) -k cuda
-	TKG_TEST_SHORT=1 TKG_EXAMPLES=8 TKG_SWEEP=20 $(NEURON)
+	TKG_TEST_SHORT=1 TKG_EXAMPLES=15 TKG_SWEEP=20 $(NEURON)
 	TKG_TEST_SHORT=1 TKG_EXAMPLES=2 TKG_TEST_NEURON_CORES=2 $(NEURON)
 
 test-gpu:  ## the suite on this machine's GPU, and compute-sanitizer; nothing is built or installed
