@@ -127,8 +127,9 @@ def test_number_of_new_tokens_of_other_rows_and_their_values(backend: str, dtype
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window", [None, pytest.param(300, marks=pytest.mark.repeats)])
-def test_pages_and_block_lengths(backend: str, dtype: str, window: int | None) -> None:
-    flat = case(dtype, tokens=2, window=window).inputs()
+@pytest.mark.parametrize("tokens", [2, pytest.param(5, marks=pytest.mark.repeats)])
+def test_pages_and_block_lengths(backend: str, dtype: str, window: int | None, tokens: int) -> None:
+    flat = case(dtype, tokens=tokens, window=window).inputs()
     out = run(backend, flat)[0]
     for block_len in (1, 3, 16, 64, 256):
         call = paged(flat, block_len)  # pages in random order
